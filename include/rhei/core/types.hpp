@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Scalars, batches and the views that layers exchange.
+///
+/// A **batch** holds n samples of D features as an n x D column-major matrix: the n values of one feature lie next to
+/// each other, a range of features is one contiguous block, and elementwise work vectorizes over the samples.
+
+#include <concepts>
+#include <Eigen/Core>
+
+static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "rhei needs Eigen 3.4 or newer");
+
+namespace rhei {
+
+using Eigen::Index;
+
+/// The scalars rhei is tested with.
+template <class S>
+concept Real = std::same_as<S, float> || std::same_as<S, double>;
+
+template <class S>
+using Matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
+template <class S>
+using Vector = Eigen::Matrix<S, Eigen::Dynamic, 1>;
+template <class S>
+using RowVector = Eigen::Matrix<S, 1, Eigen::Dynamic>;
+
+/// A read-only compact batch owned by someone else: rows() samples x cols() features, outer stride rows().
+///
+/// Layers take this and not an `Eigen::Ref`, because a compact batch can be read in other shapes (all its n * D values
+/// as one vector, a range of features as a batch of its own), which a block of a larger batch cannot.
+template <class S>
+class ConstBatch : public Eigen::Map<const Matrix<S>> {
+ public:
+  using Base = Eigen::Map<const Matrix<S>>;
+  /// No samples, no features: what an absent context is.
+  ConstBatch() : Base(nullptr, 0, 0) {}
+  ConstBatch(const S* data, Index rows, Index cols) : Base(data, rows, cols) {}
+  ConstBatch(const Matrix<S>& m) : Base(m.data(), m.rows(), m.cols()) {}
+  ConstBatch(const RowVector<S>& m) : Base(m.data(), 1, m.cols()) {}
+  ConstBatch(const Vector<S>& m) : Base(m.data(), m.rows(), 1) {}
+  /// Features [first, first + count) of every sample.
+  [[nodiscard]] ConstBatch features(Index first, Index count) const {
+    return {this->data() + first * this->rows(), this->rows(), count};
+  }
+  /// The same memory in another shape of the same size.
+  [[nodiscard]] ConstBatch reshaped_as(Index rows, Index cols) const { return {this->data(), rows, cols}; }
+};
+
+/// A writable compact batch owned by someone else; see ConstBatch. Assignment copies values, as with any Eigen::Map.
+template <class S>
+class Batch : public Eigen::Map<Matrix<S>> {
+ public:
+  using Base = Eigen::Map<Matrix<S>>;
+  using Base::operator=;
+  Batch() : Base(nullptr, 0, 0) {}
+  Batch(S* data, Index rows, Index cols) : Base(data, rows, cols) {}
+  Batch(Matrix<S>& m) : Base(m.data(), m.rows(), m.cols()) {}
+  Batch(RowVector<S>& m) : Base(m.data(), 1, m.cols()) {}
+  Batch(Vector<S>& m) : Base(m.data(), m.rows(), 1) {}
+  Batch(const Batch&) = default;
+  Batch& operator=(const Batch& other) {
+    Base::operator=(other);
+    return *this;
+  }
+  operator ConstBatch<S>() const { return {this->data(), this->rows(), this->cols()}; }
+  /// Features [first, first + count) of every sample.
+  [[nodiscard]] Batch features(Index first, Index count) const {
+    return {const_cast<S*>(this->data()) + first * this->rows(), this->rows(), count};
+  }
+  /// The same memory in another shape of the same size.
+  [[nodiscard]] Batch reshaped_as(Index rows, Index cols) const { return {const_cast<S*>(this->data()), rows, cols}; }
+};
+
+/// One read-only value per sample (log-determinants, log-densities, weights).
+template <class S>
+class ConstValues : public Eigen::Map<const Vector<S>> {
+ public:
+  using Base = Eigen::Map<const Vector<S>>;
+  ConstValues() : Base(nullptr, 0) {}
+  ConstValues(const S* data, Index n) : Base(data, n) {}
+  ConstValues(const Vector<S>& v) : Base(v.data(), v.size()) {}
+};
+
+/// One writable value per sample.
+template <class S>
+class Values : public Eigen::Map<Vector<S>> {
+ public:
+  using Base = Eigen::Map<Vector<S>>;
+  using Base::operator=;
+  Values() : Base(nullptr, 0) {}
+  Values(S* data, Index n) : Base(data, n) {}
+  Values(Vector<S>& v) : Base(v.data(), v.size()) {}
+  Values(const Values&) = default;
+  Values& operator=(const Values& other) {
+    Base::operator=(other);
+    return *this;
+  }
+  operator ConstValues<S>() const { return {this->data(), this->size()}; }
+};
+
+/// Memory for a batch that grows on demand and is then reused: the reason why a steady state allocates nothing.
+template <class S>
+class Buffer {
+ public:
+  /// A compact rows x cols view; its contents are unspecified after a change of shape.
+  Batch<S> resize(Index rows, Index cols) {
+    if (storage_.size() < rows * cols) storage_.resize(rows * cols);
+    rows_ = rows;
+    cols_ = cols;
+    return view();
+  }
+  /// The view that the last resize() returned.
+  [[nodiscard]] Batch<S> view() { return {storage_.data(), rows_, cols_}; }
+  [[nodiscard]] ConstBatch<S> view() const { return {storage_.data(), rows_, cols_}; }
+  /// The same as one long vector (for one value per sample).
+  [[nodiscard]] Values<S> values() { return {storage_.data(), rows_ * cols_}; }
+  [[nodiscard]] ConstValues<S> values() const { return {storage_.data(), rows_ * cols_}; }
+
+ private:
+  Vector<S> storage_;
+  Index rows_ = 0;
+  Index cols_ = 0;
+};
+
+}  // namespace rhei
