@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Composition: `Chain{a, b, c}` of layers of different types, `Repeat(count, make)` of layers of one type.
+///
+/// `forward` applies the layers as they are read (a, then b, then c: from latent to data), `inverse` runs them
+/// backwards; the last of the list meets the data first. Log-determinants add up in one accumulator.
+
+#include <array>
+#include <rhei/core/layer.hpp>
+#include <tuple>
+#include <vector>
+
+namespace rhei {
+namespace detail {
+
+/// Calls f(a[i], b[i], ...) for vectors or tuples a, b, ... and a run-time i.
+template <class F, class First, class... Rest>
+void visit_at(Index i, F&& f, First& first, Rest&... rest) {
+  const auto at = static_cast<std::size_t>(i);
+  if constexpr (requires { first[at]; })
+    f(first[at], rest[at]...);
+  else
+    [&]<std::size_t... I>(std::index_sequence<I...>) {
+      const auto call_at = [&](auto constant) {
+        constexpr std::size_t k = decltype(constant)::value;
+        f(std::get<k>(first), std::get<k>(rest)...);
+      };
+      ((I == at ? call_at(std::integral_constant<std::size_t, I>{}) : void()), ...);
+    }
+  (std::make_index_sequence<std::tuple_size_v<First>>{});
+}
+
+/// What a sequence keeps for each of its layers: a tuple beside a tuple, a vector beside a vector.
+template <class Layers>
+struct Alongside;
+template <class... L>
+struct Alongside<std::tuple<L...>> {
+  using Scalar = typename std::tuple_element_t<0, std::tuple<L...>>::Scalar;
+  static_assert((std::same_as<Scalar, typename L::Scalar> && ...), "the layers of a chain have different scalars");
+  using Caches = std::tuple<typename L::Cache...>;
+  using Gradients = std::tuple<typename L::Gradient...>;
+};
+template <class L>
+struct Alongside<std::vector<L>> {
+  using Scalar = typename L::Scalar;
+  using Caches = std::vector<typename L::Cache>;
+  using Gradients = std::vector<typename L::Gradient>;
+};
+
+/// The call as a part sees it: without context where the part takes none.
+template <Real S>
+Call<S> call_for(const Call<S>& call, Index context_dim) {
+  Call<S> own = call;
+  if (context_dim == 0) new (&own.context) ConstBatch<S>();
+  return own;
+}
+
+/// The common part of Chain and Repeat. Layers is a std::tuple or a std::vector of layers, at least one.
+///
+/// The batches between the layers are b_0 = z, b_1, ..., b_K = x; layer i maps b_i to b_{i+1}.
+template <class Layers>
+class Sequence {
+ public:
+  using Scalar = typename Alongside<Layers>::Scalar;
+  using S = Scalar;
+  static constexpr std::string_view type = "chain";
+
+  struct Gradient {
+    typename Alongside<Layers>::Gradients layers;
+
+    template <class Self, class F>
+    static void each_parameter(Self& self, F&& f) {
+      f("layers", self.layers);
+    }
+  };
+
+  struct Cache {
+    typename Alongside<Layers>::Caches layers;
+    std::vector<Buffer<S>> between;        ///< b_1 ... b_{K-1}, or two that take turns where nothing is kept
+    std::array<Buffer<S>, 2> d_between{};  ///< their derivatives, which take turns
+    Keep kept = Keep::nothing;
+  };
+
+  explicit Sequence(Layers layers) : layers_(std::move(layers)) {
+    check_value("Chain", "the number of layers", size(), size() > 0, "at least 1");
+    for_each_element(layers_, [this](const std::string& i, const auto& layer) {
+      if (dim_ == 0) dim_ = layer.dim();
+      check_value("Chain", "the dimension of layer " + i, layer.dim(), layer.dim() == dim_,
+                  std::to_string(dim_) + ", as the layers before it");
+      if (context_dim_ == 0) context_dim_ = layer.context_dim();
+      check_value("Chain", "the context of layer " + i, layer.context_dim(),
+                  layer.context_dim() == 0 || layer.context_dim() == context_dim_,
+                  "0 or " + std::to_string(context_dim_) + " columns, as the layers before it");
+    });
+  }
+
+  [[nodiscard]] Index dim() const { return dim_; }
+  [[nodiscard]] Index context_dim() const { return context_dim_; }
+  /// The number of layers.
+  [[nodiscard]] Index size() const {
+    if constexpr (is_vector)
+      return static_cast<Index>(layers_.size());
+    else
+      return static_cast<Index>(std::tuple_size_v<Layers>);
+  }
+  [[nodiscard]] Layers& layers() { return layers_; }
+  [[nodiscard]] const Layers& layers() const { return layers_; }
+
+  [[nodiscard]] Traits traits() const {
+    Traits all;
+    for_each_element(layers_, [&](const auto&, const auto& layer) { all = all & layer.traits(); });
+    return all;
+  }
+
+  [[nodiscard]] Gradient make_gradient() const {
+    if constexpr (is_vector) {
+      Gradient gradient;
+      for (const auto& layer : layers_) gradient.layers.push_back(layer.make_gradient());
+      return gradient;
+    } else {
+      return std::apply([](const auto&... layer) { return Gradient{{layer.make_gradient()...}}; }, layers_);
+    }
+  }
+
+  [[nodiscard]] Options options() const {
+    Options::List list;
+    for_each_element(layers_, [&](const auto&, const auto& layer) { list.push_back(layer.options()); });
+    return Options(type).set("layers", std::move(list));
+  }
+
+  void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
+    check_evaluation("Chain::forward", *this, call, z, x, log_det.size());
+    prepare(call, z.rows(), cache);
+    for (Index i = 0; i < size(); ++i)
+      at_layer(i, cache, [&](const auto& layer, auto& own) {
+        layer.forward(call_for(call, layer.context_dim()), i == 0 ? z : between(cache, i),
+                      i == size() - 1 ? x : between(cache, i + 1), log_det, own);
+      });
+  }
+
+  void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
+    check_evaluation("Chain::inverse", *this, call, x, z, log_det.size());
+    prepare(call, x.rows(), cache);
+    for (Index i = size() - 1; i >= 0; --i)
+      at_layer(i, cache, [&](const auto& layer, auto& own) {
+        layer.inverse(call_for(call, layer.context_dim()), i == size() - 1 ? x : between(cache, i + 1),
+                      i == 0 ? z : between(cache, i), log_det, own);
+      });
+  }
+
+  void forward_pullback(const Call<S>& call, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
+                        ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient) const {
+    check_kept("Chain::forward_pullback", cache, x.rows());
+    for (Index i = size() - 1; i >= 0; --i)
+      at_layer(i, cache, gradient, [&](const auto& layer, auto& own, auto* own_gradient) {
+        const bool last = i == 0;  // of this sweep: here d_z may have been declined
+        Batch<S> d_in = last ? (d_z ? *d_z : Batch<S>()) : d_between(cache, i).resize(z.rows(), dim());
+        layer.forward_pullback(
+            call_for(call, layer.context_dim()), i == 0 ? z : between(cache, i),
+            i == size() - 1 ? x : between(cache, i + 1), own, i == size() - 1 ? d_x : d_between(cache, i + 1).view(),
+            d_log_det, last && !d_z ? nullptr : &d_in, layer.context_dim() > 0 ? d_context : nullptr, own_gradient);
+      });
+  }
+
+  void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
+                        ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient) const {
+    check_kept("Chain::inverse_pullback", cache, x.rows());
+    for (Index i = 0; i < size(); ++i)
+      at_layer(i, cache, gradient, [&](const auto& layer, auto& own, auto* own_gradient) {
+        const bool last = i == size() - 1;
+        Batch<S> d_in = last ? (d_x ? *d_x : Batch<S>()) : d_between(cache, i + 1).resize(x.rows(), dim());
+        layer.inverse_pullback(call_for(call, layer.context_dim()), last ? x : between(cache, i + 1),
+                               i == 0 ? z : between(cache, i), own, i == 0 ? d_z : d_between(cache, i).view(),
+                               d_log_det, last && !d_x ? nullptr : &d_in, layer.context_dim() > 0 ? d_context : nullptr,
+                               own_gradient);
+      });
+  }
+
+  /// Initialises the layers from the data side on, each from what the layers behind it make of x.
+  void initialize(const Call<S>& call, ConstBatch<S> x) {
+    Cache cache;
+    Call<S> passing = call;
+    passing.keep = Keep::nothing;
+    prepare(passing, x.rows(), cache);
+    Vector<S> unused = Vector<S>::Zero(x.rows());
+    for (Index i = size() - 1; i >= 0; --i)
+      visit_at(
+          i,
+          [&](auto& layer) {
+            const Call<S> own = call_for(passing, layer.context_dim());
+            const ConstBatch<S> seen = i == size() - 1 ? x : between(cache, i + 1);
+            rhei::initialize(layer, own, seen);
+            if (i == 0) return;
+            typename std::remove_cvref_t<decltype(layer)>::Cache scratch;
+            layer.inverse(own, seen, between(cache, i), unused, scratch);
+          },
+          layers_);
+  }
+
+  void check_state() {
+    for_each_element(layers_, [](const auto&, auto& layer) { rhei::check_state(layer); });
+  }
+
+  template <class Self, class F>
+  static void each_parameter(Self& self, F&& f) {
+    f("layers", self.layers_);
+  }
+  template <class Self, class F>
+  static void each_state(Self& self, F&& f) {
+    f("layers", self.layers_);
+  }
+  template <class F>
+  void visit_layers(F&& f, std::string_view name) const {
+    for_each_element(layers_, [&](const std::string& i, const auto& layer) {
+      for_each_layer(layer, f, join_names(name, join_names("layers", i)));
+    });
+  }
+
+ protected:
+  static constexpr bool is_vector = requires(Layers layers) { layers.begin(); };
+
+ private:
+  void prepare(const Call<S>& call, Index rows, Cache& cache) const {
+    cache.kept = call.keep;
+    const bool all = call.keep == Keep::everything;
+    if constexpr (is_vector) {
+      const std::size_t wanted = all ? layers_.size() : 1;
+      if (cache.layers.size() < wanted) cache.layers.resize(wanted);
+    }
+    const auto buffers = static_cast<std::size_t>(all ? size() - 1 : std::min<Index>(2, size() - 1));
+    if (cache.between.size() < buffers) cache.between.resize(buffers);
+    for (std::size_t i = 0; i < buffers; ++i) cache.between[i].resize(rows, dim());
+  }
+
+  /// b_i for 0 < i < K.
+  Batch<S> between(Cache& cache, Index i) const {
+    return cache.between[static_cast<std::size_t>(cache.kept == Keep::everything ? i - 1 : (i - 1) % 2)].view();
+  }
+
+  /// The memory for dL/db_i.
+  static Buffer<S>& d_between(Cache& cache, Index i) { return cache.d_between[static_cast<std::size_t>(i % 2)]; }
+
+  /// f(layer i, its cache): where nothing is kept, the layers of a vector share the first.
+  template <class F>
+  void at_layer(Index i, Cache& cache, F&& f) const {
+    if constexpr (is_vector)
+      f(layers_[static_cast<std::size_t>(i)],
+        cache.layers[cache.kept == Keep::everything ? static_cast<std::size_t>(i) : 0]);
+    else
+      visit_at(i, f, layers_, cache.layers);
+  }
+  /// f(layer i, its cache, its gradient or null).
+  template <class F>
+  void at_layer(Index i, Cache& cache, Gradient* gradient, F&& f) const {
+    if (gradient)
+      visit_at(
+          i, [&](const auto& layer, auto& own, auto& own_gradient) { f(layer, own, &own_gradient); }, layers_,
+          cache.layers, gradient->layers);
+    else
+      visit_at(
+          i,
+          [&](const auto& layer, auto& own) {
+            f(layer, own, static_cast<typename std::remove_cvref_t<decltype(layer)>::Gradient*>(nullptr));
+          },
+          layers_, cache.layers);
+  }
+
+  void check_kept(std::string_view where, const Cache& cache, Index rows) const {
+    if (cache.kept != Keep::everything) throw_invalid(where, "the evaluation was called with Keep::nothing");
+    if (size() > 1)
+      check_value(where, "the batch's number of rows", rows, cache.between[0].view().rows() == rows,
+                  "that of the evaluation (" + std::to_string(cache.between[0].view().rows()) + ")");
+  }
+
+  Layers layers_;
+  Index dim_ = 0;
+  Index context_dim_ = 0;
+};
+
+}  // namespace detail
+
+/// Layers of different types, applied in the order in which they are given.
+template <Layer... L>
+class Chain : public detail::Sequence<std::tuple<L...>> {
+ public:
+  using Base = detail::Sequence<std::tuple<L...>>;
+  explicit Chain(L... layers) : Base(std::tuple<L...>(std::move(layers)...)) {}
+
+  /// The same layers in another scalar.
+  template <Real T>
+  [[nodiscard]] auto cast() const {
+    return std::apply([](const auto&... layer) { return rhei::Chain{layer.template cast<T>()...}; }, this->layers());
+  }
+};
+template <class... L>
+Chain(L...) -> Chain<L...>;
+
+/// Layers of one type, as many as there are at run time.
+template <Layer L>
+class Repeat : public detail::Sequence<std::vector<L>> {
+ public:
+  using Base = detail::Sequence<std::vector<L>>;
+  explicit Repeat(std::vector<L> layers) : Base(std::move(layers)) {}
+  /// `count` layers made by make(0), make(1), ... in this order.
+  template <std::invocable<int> Make>
+  Repeat(int count, Make&& make) : Base(make_all(count, make)) {}
+
+  /// The same layers in another scalar.
+  template <Real T>
+  [[nodiscard]] auto cast() const {
+    std::vector<decltype(this->layers()[0].template cast<T>())> other;
+    for (const L& layer : this->layers()) other.push_back(layer.template cast<T>());
+    return rhei::Repeat<typename decltype(other)::value_type>(std::move(other));
+  }
+
+ private:
+  static std::vector<L> make_all(int count, auto& make) {
+    std::vector<L> layers;
+    layers.reserve(static_cast<std::size_t>(std::max(count, 0)));
+    for (int i = 0; i < count; ++i) layers.push_back(make(i));
+    return layers;
+  }
+};
+template <class Make>
+Repeat(int, Make&&) -> Repeat<std::invoke_result_t<Make&, int>>;
+
+}  // namespace rhei
