@@ -5,98 +5,20 @@
 /// `AnyLayer<S>`: a layer whose type is known only at run time (read from a file, chosen on a command line).
 /// `Repeat<AnyLayer<S>>` is a run-time sequence of different layers.
 
-#include <functional>
-#include <memory>
+#include <rhei/core/erasure.hpp>
 #include <rhei/core/layer.hpp>
 
 namespace rhei {
-namespace detail {
-
-/// An address that stands for a type.
-template <class T>
-inline constexpr char type_tag = 0;
-
-}  // namespace detail
 
 /// Holds any layer over the scalar S by value.
 template <Real S>
 class AnyLayer {
-  using State = std::span<std::int64_t>;
-  using ConstState = std::span<const std::int64_t>;
-
-  /// Visitors of parameters and state that can pass through a virtual function.
-  struct Visitor {
-    std::function<void(std::string_view, Batch<S>)> tensor;
-    std::function<void(std::string_view, State)> integers;
-    void operator()(std::string_view name, Batch<S> values) const { tensor(name, values); }
-    void operator()(std::string_view name, State values) const { integers(name, values); }
-  };
-  struct ConstVisitor {
-    std::function<void(std::string_view, ConstBatch<S>)> tensor;
-    std::function<void(std::string_view, ConstState)> integers;
-    void operator()(std::string_view name, ConstBatch<S> values) const { tensor(name, values); }
-    void operator()(std::string_view name, ConstState values) const { integers(name, values); }
-  };
-
-  struct GradientInterface {
-    virtual ~GradientInterface() = default;
-    virtual void visit(const Visitor&, std::string_view prefix) = 0;
-    virtual void visit(const ConstVisitor&, std::string_view prefix) const = 0;
-  };
-  template <class G>
-  struct GradientModel final : GradientInterface {
-    explicit GradientModel(G g) : gradient(std::move(g)) {}
-    void visit(const Visitor& f, std::string_view prefix) override { for_each_parameter(gradient, f, prefix); }
-    void visit(const ConstVisitor& f, std::string_view prefix) const override {
-      for_each_parameter(gradient, f, prefix);
-    }
-    G gradient;
-  };
-
-  struct CacheInterface {
-    explicit CacheInterface(const void* t) : tag(t) {}
-    virtual ~CacheInterface() = default;
-    const void* tag;
-  };
-  template <class C>
-  struct CacheModel final : CacheInterface {
-    CacheModel() : CacheInterface(&detail::type_tag<C>) {}
-    C cache;
-  };
-
  public:
   using Scalar = S;
-
   /// The gradient of whatever layer made it.
-  class Gradient {
-   public:
-    template <class F>
-    void visit_parameters(F&& f, std::string_view prefix) {
-      held_->visit(Visitor{[&f](std::string_view name, Batch<S> values) { f(name, values); }, {}}, prefix);
-    }
-    template <class F>
-    void visit_parameters(F&& f, std::string_view prefix) const {
-      std::as_const(*held_).visit(
-          ConstVisitor{[&f](std::string_view name, ConstBatch<S> values) { f(name, values); }, {}}, prefix);
-    }
-
-   private:
-    friend class AnyLayer;
-    explicit Gradient(std::unique_ptr<GradientInterface> held) : held_(std::move(held)) {}
-    std::unique_ptr<GradientInterface> held_;
-  };
-
+  using Gradient = detail::AnyGradient<S>;
   /// The cache of whatever layer was last evaluated with it; made anew when a layer of another type comes.
-  class Cache {
-    friend class AnyLayer;
-    std::unique_ptr<CacheInterface> held_;
-
-    template <class C>
-    C& as() {
-      if (!held_ || held_->tag != &detail::type_tag<C>) held_ = std::make_unique<CacheModel<C>>();
-      return static_cast<CacheModel<C>&>(*held_).cache;
-    }
-  };
+  using Cache = detail::AnyCache;
 
  private:
   struct Interface {
@@ -115,10 +37,10 @@ class AnyLayer {
                                   Batch<S>*, Batch<S>*, Gradient*) const = 0;
     virtual void initialize(const Call<S>&, ConstBatch<S>) = 0;
     virtual void check_state() = 0;
-    virtual void visit_parameters(const Visitor&, std::string_view) = 0;
-    virtual void visit_parameters(const ConstVisitor&, std::string_view) const = 0;
-    virtual void visit_state(const Visitor&, std::string_view) = 0;
-    virtual void visit_state(const ConstVisitor&, std::string_view) const = 0;
+    virtual void visit_parameters(const detail::TensorVisitor<S>&, std::string_view) = 0;
+    virtual void visit_parameters(const detail::ConstTensorVisitor<S>&, std::string_view) const = 0;
+    virtual void visit_state(const detail::StateVisitor<S>&, std::string_view) = 0;
+    virtual void visit_state(const detail::ConstStateVisitor<S>&, std::string_view) const = 0;
     virtual void cast(std::unique_ptr<AnyLayer<float>>&) const = 0;
     virtual void cast(std::unique_ptr<AnyLayer<double>>&) const = 0;
   };
@@ -134,9 +56,7 @@ class AnyLayer {
     Index context_dim() const override { return layer.context_dim(); }
     Traits traits() const override { return layer.traits(); }
     Options options() const override { return layer.options(); }
-    Gradient make_gradient() const override {
-      return Gradient(std::make_unique<GradientModel<LayerGradient>>(layer.make_gradient()));
-    }
+    Gradient make_gradient() const override { return Gradient(layer.make_gradient()); }
     void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const override {
       layer.forward(call, z, x, log_det, cache.template as<LayerCache>());
     }
@@ -147,22 +67,26 @@ class AnyLayer {
                           ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context,
                           Gradient* gradient) const override {
       layer.forward_pullback(call, z, x, cache.template as<LayerCache>(), d_x, d_log_det, d_z, d_context,
-                             typed(gradient));
+                             detail::typed<LayerGradient>(gradient));
     }
     void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                           ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context,
                           Gradient* gradient) const override {
       layer.inverse_pullback(call, x, z, cache.template as<LayerCache>(), d_z, d_log_det, d_x, d_context,
-                             typed(gradient));
+                             detail::typed<LayerGradient>(gradient));
     }
     void initialize(const Call<S>& call, ConstBatch<S> x) override { rhei::initialize(layer, call, x); }
     void check_state() override { rhei::check_state(layer); }
-    void visit_parameters(const Visitor& f, std::string_view prefix) override { for_each_parameter(layer, f, prefix); }
-    void visit_parameters(const ConstVisitor& f, std::string_view prefix) const override {
+    void visit_parameters(const detail::TensorVisitor<S>& f, std::string_view prefix) override {
       for_each_parameter(layer, f, prefix);
     }
-    void visit_state(const Visitor& f, std::string_view prefix) override { for_each_state(layer, f, prefix); }
-    void visit_state(const ConstVisitor& f, std::string_view prefix) const override {
+    void visit_parameters(const detail::ConstTensorVisitor<S>& f, std::string_view prefix) const override {
+      for_each_parameter(layer, f, prefix);
+    }
+    void visit_state(const detail::StateVisitor<S>& f, std::string_view prefix) override {
+      for_each_state(layer, f, prefix);
+    }
+    void visit_state(const detail::ConstStateVisitor<S>& f, std::string_view prefix) const override {
       for_each_state(layer, f, prefix);
     }
     void cast(std::unique_ptr<AnyLayer<float>>& to) const override {
@@ -172,9 +96,6 @@ class AnyLayer {
       to = std::make_unique<AnyLayer<double>>(layer.template cast<double>());
     }
 
-    static LayerGradient* typed(Gradient* gradient) {
-      return gradient ? &static_cast<GradientModel<LayerGradient>&>(*gradient->held_).gradient : nullptr;
-    }
     L layer;
   };
 
@@ -230,25 +151,19 @@ class AnyLayer {
 
   template <class F>
   void visit_parameters(F&& f, std::string_view prefix) {
-    held_->visit_parameters(Visitor{[&f](std::string_view name, Batch<S> values) { f(name, values); }, {}}, prefix);
+    held_->visit_parameters(detail::TensorVisitor<S>(std::ref(f)), prefix);
   }
   template <class F>
   void visit_parameters(F&& f, std::string_view prefix) const {
-    std::as_const(*held_).visit_parameters(
-        ConstVisitor{[&f](std::string_view name, ConstBatch<S> values) { f(name, values); }, {}}, prefix);
+    std::as_const(*held_).visit_parameters(detail::ConstTensorVisitor<S>(std::ref(f)), prefix);
   }
   template <class F>
   void visit_state(F&& f, std::string_view prefix) {
-    held_->visit_state(Visitor{[&f](std::string_view name, Batch<S> values) { f(name, values); },
-                               [&f](std::string_view name, State values) { f(name, values); }},
-                       prefix);
+    held_->visit_state(detail::StateVisitor<S>(f), prefix);
   }
   template <class F>
   void visit_state(F&& f, std::string_view prefix) const {
-    std::as_const(*held_).visit_state(
-        ConstVisitor{[&f](std::string_view name, ConstBatch<S> values) { f(name, values); },
-                     [&f](std::string_view name, ConstState values) { f(name, values); }},
-        prefix);
+    std::as_const(*held_).visit_state(detail::ConstStateVisitor<S>(f), prefix);
   }
 
  private:
