@@ -13,16 +13,17 @@
 
 #include <algorithm>
 #include <rhei/core/chain.hpp>
-#include <rhei/core/distribution.hpp>
+#include <rhei/distributions/distribution.hpp>
 
 namespace rhei {
 
-/// A base distribution and the layers that shape it, in the order in which `forward` applies them.
-template <Distribution Base_, Layer... Layers>
+/// A base distribution and the layer (mostly a Chain or Repeat) that shapes it. `Flow{base, a, b, c}` chains its layers
+/// in the order in which `forward` applies them.
+template <Distribution Base_, Layer Transform_>
 class Flow {
  public:
   using Base = Base_;
-  using Transform = Chain<Layers...>;
+  using Transform = Transform_;
   using Scalar = typename Transform::Scalar;
   using S = Scalar;
   /// Any matrix of this scalar without a copy; rows are samples.
@@ -68,7 +69,6 @@ class Flow {
   };
 
   /// \throws std::invalid_argument where dimensions or contexts of base and layers differ.
-  explicit Flow(Base base, Layers... layers) : Flow(std::move(base), Transform(std::move(layers)...)) {}
   Flow(Base base, Transform transform) : base_(std::move(base)), transform_(std::move(transform)) {
     detail::check_value("Flow", "the dimension of the base", base_.dim(), base_.dim() == transform_.dim(),
                         std::to_string(transform_.dim()) + ", that of the layers");
@@ -77,6 +77,10 @@ class Flow {
         base_.context_dim() == 0 || transform_.context_dim() == 0 || base_.context_dim() == transform_.context_dim(),
         "0 or " + std::to_string(transform_.context_dim()) + " columns, as the layers");
   }
+
+  template <class... L>
+  requires(sizeof...(L) > 1) explicit Flow(Base base, L... layers)
+      : Flow(std::move(base), Transform(std::move(layers)...)) {}
 
   [[nodiscard]] Index dim() const { return transform_.dim(); }
   /// Columns of the context that every call must then pass; 0 for an unconditional flow.
@@ -176,7 +180,7 @@ class Flow {
     const Vector<S> weight = Vector<S>::Constant(std::min(x.rows(), chunk_rows), S(-1) / static_cast<S>(x.rows()));
     double sum = 0;
     for_each_chunk(x, context, cache, Keep::everything, [&](Index, const Call<S>& call, ConstBatch<S> rows) {
-      Values<S> log_p = cache.log_det.resize(rows.rows(), 1).values();
+      Values<S> log_p = cache.log_det.resize(rows.rows());
       log_p.setZero();
       log_prob(call, rows, log_p, cache);
       sum += log_p.template cast<double>().sum();
@@ -198,7 +202,7 @@ class Flow {
       if (context.rows() > 1) own_context.row(i) = context.row(chosen);
     }
     if (context.rows() == 1) own_context = context;
-    transform_.initialize(detail::call_for(Call<S>{.context = own_context}, transform_.context_dim()), rows);
+    rhei::initialize(transform_, detail::call_for(Call<S>{.context = own_context}, transform_.context_dim()), rows);
   }
 
   // ---- one compact batch --------------------------------------------------------------------------------------------
@@ -225,7 +229,7 @@ class Flow {
   void sample(const Call<S>& call, Batch<S> x, Cache& cache) const {
     Batch<S> z = cache.z.resize(x.rows(), dim());
     base_.sample(detail::call_for(call, base_.context_dim()), z, cache.base);
-    Values<S> log_det = cache.log_det.resize(x.rows(), 1).values();
+    Values<S> log_det = cache.log_det.resize(x.rows());
     log_det.setZero();
     transform_.forward(detail::call_for(call, transform_.context_dim()), z, x, log_det, cache.transform);
   }
@@ -237,12 +241,8 @@ class Flow {
   /// The same flow in another scalar.
   template <Real T>
   [[nodiscard]] auto cast() const {
-    return std::apply(
-        [this](const auto&... layer) {
-          return rhei::Flow<decltype(base_.template cast<T>()), decltype(layer.template cast<T>())...>(
-              base_.template cast<T>(), layer.template cast<T>()...);
-        },
-        transform_.layers());
+    using Other = rhei::Flow<decltype(base_.template cast<T>()), decltype(transform_.template cast<T>())>;
+    return Other(base_.template cast<T>(), transform_.template cast<T>());
   }
 
   template <class Self, class F>
@@ -318,9 +318,9 @@ class Flow {
   Base base_;
   Transform transform_;
 };
-template <class Base, class... Layers>
-Flow(Base, Layers...) -> Flow<Base, Layers...>;
-template <class Base, class... Layers>
-Flow(Base, Chain<Layers...>) -> Flow<Base, Layers...>;
+template <class Base, class Transform>
+Flow(Base, Transform) -> Flow<Base, Transform>;
+template <class Base, class First, class Second, class... Rest>
+Flow(Base, First, Second, Rest...) -> Flow<Base, Chain<First, Second, Rest...>>;
 
 }  // namespace rhei

@@ -47,6 +47,13 @@ class Options {
     return *typed;
   }
 
+  /// A number, which a file may have written as an integer.
+  [[nodiscard]] double get_number(std::string_view name) const {
+    const Value* value = find(name);
+    const auto* integer = value == nullptr ? nullptr : std::get_if<std::int64_t>(value);
+    return integer != nullptr ? static_cast<double>(*integer) : get<double>(name);
+  }
+
   /// An integer that is a size: at least `smallest` and at most size_limit().
   [[nodiscard]] Index get_size(std::string_view name, Index smallest = 0) const {
     return checked_size(name, get<std::int64_t>(name), smallest);

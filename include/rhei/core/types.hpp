@@ -112,6 +112,11 @@ class Buffer {
     cols_ = cols;
     return view();
   }
+  /// The same for one value per sample.
+  Values<S> resize(Index n) {
+    resize(n, 1);
+    return values();
+  }
   /// The view that the last resize() returned.
   [[nodiscard]] Batch<S> view() { return {storage_.data(), rows_, cols_}; }
   [[nodiscard]] ConstBatch<S> view() const { return {storage_.data(), rows_, cols_}; }

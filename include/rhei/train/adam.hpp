@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Adam (Kingma & Ba 2015, algorithm 1) and, with a weight decay, AdamW (Loshchilov & Hutter 2019, algorithm 2).
+
+#include <cmath>
+#include <rhei/core/parameters.hpp>
+
+namespace rhei {
+
+/// The constants of Adam, named as in the paper.
+struct AdamOptions {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+  double epsilon = 1e-8;
+  double weight_decay = 0;  ///< decoupled (AdamW): every step also shrinks a parameter by learning_rate * weight_decay
+};
+
+/// The moments of one run over one list of parameters.
+template <Real S>
+class Adam {
+ public:
+  explicit Adam(AdamOptions options = {}) : options_(options) {
+    detail::check_value("Adam", "beta1", options.beta1, options.beta1 >= 0 && options.beta1 < 1, "0 <= beta1 < 1");
+    detail::check_value("Adam", "beta2", options.beta2, options.beta2 >= 0 && options.beta2 < 1, "0 <= beta2 < 1");
+  }
+
+  /// One step: moves `parameters` against `gradient`, which is first multiplied by gradient_scale (for clipping). The
+  /// lists must be of the same trees, in the same order, at every step.
+  void step(std::vector<ParameterView<S>>& parameters, const std::vector<ParameterView<S>>& gradient,
+            double learning_rate, double gradient_scale = 1) {
+    if (steps_ == 0) {
+      Index size = 0;
+      for (const auto& p : parameters) size += p.values.size();
+      first_.setZero(size);
+      second_.setZero(size);
+    }
+    ++steps_;
+    const double t = static_cast<double>(steps_);
+    const S correction = static_cast<S>(std::sqrt(1 - std::pow(options_.beta2, t)));
+    const S rate = static_cast<S>(learning_rate / (1 - std::pow(options_.beta1, t))) * correction;
+    const S epsilon = static_cast<S>(options_.epsilon) * correction;
+    const S keep = static_cast<S>(1 - learning_rate * options_.weight_decay);
+    const S b1 = static_cast<S>(options_.beta1), b2 = static_cast<S>(options_.beta2);
+    const S scale = static_cast<S>(gradient_scale);
+    Index offset = 0;
+    for (std::size_t i = 0; i < parameters.size(); ++i) {
+      const Index size = parameters[i].values.size();
+      for (Index at = 0; at < size; at += kBlock) {  // in blocks that stay in the first-level cache
+        const Index n = std::min(kBlock, size - at);
+        const auto g = ConstValues<S>(gradient[i].values.data() + at, n).array() * scale;
+        auto m = first_.segment(offset + at, n).array();
+        auto v = second_.segment(offset + at, n).array();
+        m = b1 * m + (S(1) - b1) * g;
+        v = b2 * v + (S(1) - b2) * g.square();
+        Values<S> p(parameters[i].values.data() + at, n);
+        p.array() = keep * p.array() - rate * m / (v.sqrt() + epsilon);
+      }
+      offset += size;
+    }
+  }
+
+  [[nodiscard]] std::int64_t steps() const { return steps_; }
+
+  template <class Self, class F>
+  static void each_state(Self& self, F&& f) {
+    f("steps", self.steps_);
+    f("first_moment", self.first_);
+    f("second_moment", self.second_);
+  }
+
+ private:
+  static constexpr Index kBlock = 2048;
+
+  AdamOptions options_;
+  std::int64_t steps_ = 0;
+  Vector<S> first_, second_;
+};
+
+}  // namespace rhei

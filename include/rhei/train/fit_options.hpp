@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// What `fit` is told, and what it tells.
+
+#include <functional>
+#include <limits>
+#include <rhei/train/adam.hpp>
+#include <rhei/train/schedule.hpp>
+#include <vector>
+
+namespace rhei {
+
+/// Where a fit stands at the end of an epoch.
+struct FitProgress {
+  Index epoch = 0;  ///< epochs completed
+  Index step = 0;   ///< optimizer steps taken
+  double seconds = 0;
+  double fraction = 0;       ///< of the run, in [0, 1]
+  double learning_rate = 0;  ///< of the last step
+  double train_loss = 0;     ///< mean negative log-likelihood over the epoch, as training saw it, in nats
+  double validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN where there is no validation set
+  double gradient_norm = 0;                                           ///< largest of the epoch, before clipping
+};
+
+/// Why a fit ended.
+enum class Stop { epochs, steps, seconds, patience, callback };
+
+/// What a fit did.
+struct FitReport {
+  Stop stop = Stop::epochs;
+  std::vector<FitProgress> history;  ///< one entry an epoch
+  Index best_epoch = 0;              ///< the one whose parameters the flow was left with; the last without validation
+  [[nodiscard]] const FitProgress& last() const { return history.back(); }
+};
+
+/// How to fit. At least one of epochs, steps and seconds must be given; the first that is reached ends the run.
+struct FitOptions {
+  Index epochs = 0;
+  Index steps = 0;
+  double seconds = 0;
+  Index batch_size = 256;
+  double learning_rate = 1e-3;
+  Schedule schedule = Schedule::cosine;
+  AdamOptions adam = {};           ///< .weight_decay makes it AdamW
+  double clip_norm = 5;            ///< gradients longer than this are shortened to it; 0: never
+  double validation_fraction = 0;  ///< part of the rows that is held out, chosen at random; the best epoch is restored
+  Index patience = 0;              ///< epochs without a better validation loss after which to stop; 0: never
+  int threads = 1;                 ///< parts of a minibatch worked on at a time; results differ by rounding only
+  bool progress = false;           ///< a line on standard error: redrawn on a terminal, sparse elsewhere
+  std::function<bool(const FitProgress&)> callback = {};  ///< after every epoch; true stops the run
+};
+
+}  // namespace rhei

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// How an unconstrained number becomes the log-scale of an affine map: the named policies of affine transformers.
+///
+/// An exponential without a bound is the usual reason for divergence, hence the soft clamps. Every policy gives its
+/// derivative from the log-scale alone, so that nothing else need be remembered.
+
+#include <array>
+#include <rhei/core/options.hpp>
+#include <rhei/nn/math.hpp>
+#include <string_view>
+
+namespace rhei {
+
+/// A policy by name, with its constant c.
+class ScaleMap {
+ public:
+  enum class Kind {
+    exponential,  ///< log-scale = r, unbounded (the paper's RealNVP)
+    tanh,         ///< log-scale = c tanh(r / c), |log-scale| <= c
+    softsign,     ///< log-scale = r / (1 + |r / c|), |log-scale| < c (zuko with c = ln 1000)
+    sigmoid,      ///< scale = sigmoid(r + 2) + c (nflows' couplings; not 1 at r = 0)
+    softplus      ///< scale = softplus(r) + c (nflows' MAF; not 1 at r = 0)
+  };
+
+  static ScaleMap exponential() { return {Kind::exponential, 0}; }
+  static ScaleMap tanh(double bound) { return {Kind::tanh, bound}; }
+  static ScaleMap softsign(double bound) { return {Kind::softsign, bound}; }
+  static ScaleMap sigmoid(double smallest) { return {Kind::sigmoid, smallest}; }
+  static ScaleMap softplus(double smallest) { return {Kind::softplus, smallest}; }
+
+  [[nodiscard]] Kind kind() const { return kind_; }
+  [[nodiscard]] double constant() const { return constant_; }
+
+  /// Writes the log-scale of each raw value.
+  template <Real S>
+  void apply(ConstValues<S> raw, Values<S> log_scale) const {
+    with_policy<S>(
+        [&](auto log_scale_of, auto) { elementwise(raw.size(), log_scale_of, log_scale.data(), raw.data()); });
+  }
+
+  /// Multiplies each d_log_scale by d log-scale / d raw, given the log-scale.
+  template <Real S>
+  void pull_back(ConstValues<S> log_scale, Values<S> d_log_scale) const {
+    with_policy<S>([&](auto, auto slope_at) {
+      const auto multiply = [slope_at](Lanes<S> d, Lanes<S> s) { return d * slope_at(s); };
+      elementwise(log_scale.size(), multiply, d_log_scale.data(), d_log_scale.data(), log_scale.data());
+    });
+  }
+
+  void describe(Options& options) const {
+    options.set("scale_map", std::string(kNames[static_cast<std::size_t>(kind_)])).set("constant", constant_);
+  }
+  /// \throws std::runtime_error for a name that is none of the policies.
+  static ScaleMap from_options(const Options& options) {
+    const auto& name = options.get<std::string>("scale_map");
+    for (std::size_t i = 0; i < kNames.size(); ++i)
+      if (kNames[i] == name) return {static_cast<Kind>(i), options.get_number("constant")};
+    throw std::runtime_error("scale_map is '" + name + "', expected exponential, tanh, softsign, sigmoid or softplus");
+  }
+  bool operator==(const ScaleMap&) const = default;
+
+ private:
+  ScaleMap(Kind kind, double constant) : kind_(kind), constant_(constant) {
+    detail::check_value("ScaleMap", "the constant", constant, kind == Kind::exponential || constant > 0, "more than 0");
+  }
+
+  /// f(r -> log-scale s, s -> ds/dr), both on Lanes<S>.
+  template <Real S, class F>
+  void with_policy(F&& f) const {
+    using L = Lanes<S>;
+    const S c = static_cast<S>(constant_);
+    const S inverse_c = S(1) / c;
+    switch (kind_) {
+      case Kind::exponential:
+        return f([](L r) { return r; }, [](L) { return L(S(1)); });
+      case Kind::tanh:
+        return f([=](L r) { return c * rhei::tanh(inverse_c * r); },
+                 [=](L s) { return S(1) - (inverse_c * s) * (inverse_c * s); });
+      case Kind::softsign:
+        return f([=](L r) { return r / (S(1) + abs(inverse_c * r)); },
+                 [=](L s) { return (S(1) - abs(inverse_c * s)) * (S(1) - abs(inverse_c * s)); });
+      case Kind::sigmoid:  // the slope of the sigmoid is (e^s - c) (1 - (e^s - c))
+        return f([=](L r) { return log(rhei::sigmoid(r + S(2)) + c); },
+                 [=](L s) { return (exp(s) - c) * (S(1) + c - exp(s)) / exp(s); });
+      case Kind::softplus:  // the slope of softplus(r) = e^s - c is sigmoid(r) = 1 - exp(-(e^s - c))
+        return f([=](L r) { return log(rhei::softplus(r) + c); },
+                 [=](L s) { return (S(1) - exp(c - exp(s))) / exp(s); });
+    }
+  }
+
+  static constexpr std::array<std::string_view, 5> kNames{"exponential", "tanh", "softsign", "sigmoid", "softplus"};
+  Kind kind_;
+  double constant_;
+};
+
+}  // namespace rhei
