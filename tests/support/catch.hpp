@@ -9,8 +9,7 @@
 #include <catch2/catch_template_test_macros.hpp>
 #include <catch2/catch_test_macros.hpp>
 #include <catch2/generators/catch_generators.hpp>
-#else
-#include <catch2/catch.hpp>
-#endif
-
 using Catch::Approx;
+#else
+#include <catch2/catch.hpp>  // brings Approx into the global namespace
+#endif

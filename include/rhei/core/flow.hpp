@@ -284,7 +284,7 @@ class Flow {
     }
   }
   static ConstBatch<S> chunk_context(In context, Index first, Index n, Cache& cache) {
-    return context.rows() <= 1 ? ConstBatch<S>(context.data(), context.rows(), context.cols())
+    return context.rows() <= 1 ? compact_rows(context, 0, context.rows(), cache.context)
                                : compact_rows(context, first, n, cache.context);
   }
 

@@ -1,0 +1,223 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Elementwise functions at the speed of the vector registers, in both scalars.
+///
+/// Eigen has a vectorized exp and log for float and double, but tanh only for float; the double versions, and those of
+/// log1p and erf, are library calls of some 10 ns an element. Here they are made from exp and log, to a few units in
+/// the last place. A function is written once, on `Lanes` (as many values as a register holds), and `elementwise` runs
+/// it over contiguous ranges; the last, partial register goes through the same arithmetic, so that a value does not
+/// depend on where in a batch it stands.
+///
+/// NaN gives NaN, and infinities give the limits; a limit of zero may come out as a number below the smallest normal
+/// one.
+
+#include <cstddef>
+#include <cstring>
+#include <limits>
+#include <rhei/core/types.hpp>
+
+namespace rhei {
+
+namespace detail {
+
+template <Real S>
+constexpr bool has_vector_functions = Eigen::internal::packet_traits<S>::Vectorizable&&
+    Eigen::internal::packet_traits<S>::HasExp&& Eigen::internal::packet_traits<S>::HasLog;
+template <Real S, bool vectorized = has_vector_functions<S>>
+struct Register {  // and not std::conditional_t, where g++ warns of a packet as a template argument
+  using Packet = typename Eigen::internal::packet_traits<S>::type;
+};
+template <Real S>
+struct Register<S, false> {
+  using Packet = S;
+};
+
+}  // namespace detail
+
+/// As many values as a vector register holds, with the arithmetic of one value.
+template <Real S>
+struct Lanes {
+  using Packet = typename detail::Register<S>::Packet;
+  static constexpr Index size = Eigen::internal::unpacket_traits<Packet>::size;
+
+  Packet p;
+
+  Lanes() = default;
+  Lanes(S value) : p(Eigen::internal::pset1<Packet>(value)) {}
+  static Lanes of(const Packet& packet) {
+    Lanes lanes;
+    lanes.p = packet;
+    return lanes;
+  }
+  static Lanes load(const S* from) { return of(Eigen::internal::ploadu<Packet>(from)); }
+  void store(S* to) const { Eigen::internal::pstoreu(to, p); }
+
+  friend Lanes operator+(Lanes a, Lanes b) { return of(Eigen::internal::padd(a.p, b.p)); }
+  friend Lanes operator-(Lanes a, Lanes b) { return of(Eigen::internal::psub(a.p, b.p)); }
+  friend Lanes operator*(Lanes a, Lanes b) { return of(Eigen::internal::pmul(a.p, b.p)); }
+  friend Lanes operator/(Lanes a, Lanes b) { return of(Eigen::internal::pdiv(a.p, b.p)); }
+  friend Lanes operator-(Lanes a) { return of(Eigen::internal::pnegate(a.p)); }
+  /// A mask for select(); a comparison with NaN is false.
+  friend Lanes operator<(Lanes a, Lanes b) { return of(Eigen::internal::pcmp_lt(a.p, b.p)); }
+  friend Lanes operator==(Lanes a, Lanes b) { return of(Eigen::internal::pcmp_eq(a.p, b.p)); }
+};
+
+/// out[i] = f(in[i]...) for n values; f takes and returns Lanes<S>. `out` may be one of the inputs.
+template <class F, Real S, class... In>
+void elementwise(Index n, F f, S* out, const In*... in) {
+  static_assert((std::same_as<In, S> && ...), "one scalar");
+  constexpr Index width = Lanes<S>::size;
+  Index i = 0;
+  for (; i + width <= n; i += width) f(Lanes<S>::load(in + i)...).store(out + i);
+  if (i == n) return;
+  const auto count = static_cast<std::size_t>(n - i);
+  const auto load_part = [&](const S* from) {
+    S part[width] = {};
+    std::memcpy(part, from, count * sizeof(S));
+    return Lanes<S>::load(part);
+  };
+  S part[width];
+  f(load_part(in + i)...).store(part);
+  std::memcpy(out + i, part, count * sizeof(S));
+}
+
+/// Where `mask` is set a, elsewhere b.
+template <Real S>
+Lanes<S> select(Lanes<S> mask, Lanes<S> a, std::type_identity_t<Lanes<S>> b) {
+  return Lanes<S>::of(Eigen::internal::pselect(mask.p, a.p, b.p));
+}
+
+/// a * b + c.
+template <Real S>
+Lanes<S> multiply_add(Lanes<S> a, Lanes<S> b, std::type_identity_t<Lanes<S>> c) {
+  return Lanes<S>::of(Eigen::internal::pmadd(a.p, b.p, c.p));
+}
+
+template <Real S>
+Lanes<S> abs(Lanes<S> x) {
+  return Lanes<S>::of(Eigen::internal::pabs(x.p));
+}
+
+template <Real S>
+Lanes<S> exp(Lanes<S> x) {
+  return Lanes<S>::of(Eigen::internal::pexp(x.p));
+}
+
+template <Real S>
+Lanes<S> log(Lanes<S> x) {
+  return Lanes<S>::of(Eigen::internal::plog(x.p));
+}
+
+/// The polynomial with the given coefficients, that of the highest power first.
+template <Real S, std::size_t count>
+Lanes<S> polynomial(Lanes<S> x, const double (&coefficients)[count]) {
+  Lanes<S> sum(static_cast<S>(coefficients[0]));
+  for (std::size_t i = 1; i < count; ++i) sum = multiply_add(sum, x, static_cast<S>(coefficients[i]));
+  return sum;
+}
+
+/// tanh. In double a rational function near zero and exp elsewhere (Moshier, Cephes, tanh.c).
+template <Real S>
+Lanes<S> tanh(Lanes<S> x) {
+  if constexpr (detail::has_vector_functions<S> && Eigen::internal::packet_traits<S>::HasTanh) {
+    return Lanes<S>::of(Eigen::internal::ptanh(x.p));
+  } else {
+    const Lanes<S> square = x * x;
+    const Lanes<S> near =
+        polynomial(square, {-9.64399179425052238628e-1, -9.92877231001918586564e1, -1.61468768441708447952e3}) /
+        polynomial(square, {1.0, 1.12811678491632931402e2, 2.23548839060100448583e3, 4.84406305325125486048e3});
+    const Lanes<S> magnitude = abs(x);
+    const Lanes<S> far = S(1) - Lanes<S>(2) / (exp(magnitude + magnitude) + S(1));
+    return select(magnitude < S(0.625), multiply_add(x * square, near, x), select(x < S(0), -far, far));
+  }
+}
+
+/// The logistic function 1 / (1 + exp(-x)), accurate relative to itself in both tails.
+template <Real S>
+Lanes<S> sigmoid(Lanes<S> x) {
+  const Lanes<S> e = exp(-abs(x));
+  return select(x < S(0), e, S(1)) / (e + S(1));
+}
+
+namespace detail {
+
+/// log(1 + e) for e in [0, 1], accurate relative to itself: 2 artanh(s), s = e / (2 + e) <= 1/3, by its power series.
+template <Real S>
+Lanes<S> log1p_unit(Lanes<S> e) {
+  constexpr int terms = std::same_as<S, float> ? 8 : 17;  // (1/3)^(2 terms) / (2 terms + 1) < epsilon / 8
+  const Lanes<S> s = e / (e + S(2));
+  constexpr S small = std::numeric_limits<S>::epsilon();
+  const Lanes<S> kept = select(s < S(small), Lanes<S>(small), s);  // smaller squares are slow: they are denormal
+  const Lanes<S> square = kept * kept;
+  Lanes<S> sum(S(1) / S(2 * terms - 1));
+  for (int k = terms - 2; k > 0; --k) sum = multiply_add(sum, square, S(1) / S(2 * k + 1));
+  return multiply_add(sum * square, s + s, s + s);
+}
+
+}  // namespace detail
+
+/// log(1 + exp(x)).
+template <Real S>
+Lanes<S> softplus(Lanes<S> x) {
+  return select(x < S(0), Lanes<S>(0), x) + detail::log1p_unit(exp(-abs(x)));
+}
+
+/// log(sigmoid(x)) = -softplus(-x).
+template <Real S>
+Lanes<S> log_sigmoid(Lanes<S> x) {
+  return -softplus(-x);
+}
+
+/// log(1 + x), accurate relative to itself (Kahan; Goldberg 1991, ACM Computing Surveys 23:1, theorem 4).
+template <Real S>
+Lanes<S> log1p(Lanes<S> x) {
+  const Lanes<S> u = x + S(1);
+  const Lanes<S> far = log(u);
+  const Lanes<S> near = far * (x / (u - S(1)));  // the rounding of u cancels
+  return select(u == Lanes<S>(1), x,
+                select(u == Lanes<S>(std::numeric_limits<S>::infinity()), u, select(x == Lanes<S>(-1), far, near)));
+}
+
+/// exp(x) - 1 for x <= 0, accurate relative to itself.
+template <Real S>
+Lanes<S> expm1_negative(Lanes<S> x) {
+  const Lanes<S> t = tanh(S(0.5) * x);
+  return (t + t) / (S(1) - t);
+}
+
+/// The density of the standard normal.
+template <Real S>
+Lanes<S> normal_density(Lanes<S> x) {
+  return S(0.39894228040143267794) * exp(S(-0.5) * x * x);
+}
+
+/// The distribution function of the standard normal, (1 + erf(x / sqrt 2)) / 2, by rational functions (Moshier, Cephes,
+/// ndtr.c). Below -11 its relative error grows; its value is then less than 1e-28.
+template <Real S>
+Lanes<S> normal_cdf(Lanes<S> x) {
+  const Lanes<S> u = S(0.70710678118654752440) * x;
+  const Lanes<S> square = u * u;
+  const Lanes<S> large = select(S(16) < abs(u), Lanes<S>(16), abs(u));
+  const auto inner = abs(u) < S(1);
+  const Lanes<S> numerator =
+      select(inner,
+             u * polynomial(square, {9.60497373987051638749e0, 9.00260197203842689217e1, 2.23200534594684319226e3,
+                                     7.00332514112805075473e3, 5.55923013010394962768e4}),
+             polynomial(large, {2.46196981473530512524e-10, 5.64189564831068821977e-1, 7.46321056442269912687e0,
+                                4.86371970985681366614e1, 1.96520832956077098242e2, 5.26445194995477358631e2,
+                                9.34528527171957607540e2, 1.02755188689515710272e3, 5.57535335369399327526e2}));
+  const Lanes<S> denominator =
+      select(inner,
+             polynomial(square, {1.0, 3.35617141647503099647e1, 5.21357949780152679795e2, 4.59432382970980127987e3,
+                                 2.26290000613890934246e4, 4.92673942608635921086e4}),
+             polynomial(large, {1.0, 1.32281951154744992508e1, 8.67072140885989742329e1, 3.54937778887819891062e2,
+                                9.75708501743205489753e2, 1.82390916687909736289e3, 2.24633760818710981792e3,
+                                1.65666309194161350182e3, 5.57535340817727675546e2}));
+  const Lanes<S> ratio = S(0.5) * (numerator / denominator);
+  const Lanes<S> tail = ratio * exp(-square);  // of erfc(|u|) / 2
+  return select(inner, S(0.5) + ratio, select(u < S(0), tail, S(1) - tail));
+}
+
+}  // namespace rhei
