@@ -4,17 +4,30 @@
 /// \file
 /// Everything but the optional integrations, folder by folder: a header includes only from folders above its own.
 
+#include <rhei/core/any_distribution.hpp>
 #include <rhei/core/any_layer.hpp>
 #include <rhei/core/call.hpp>
 #include <rhei/core/chain.hpp>
+#include <rhei/core/distribution.hpp>
+#include <rhei/core/erasure.hpp>
 #include <rhei/core/errors.hpp>
 #include <rhei/core/features.hpp>
+#include <rhei/core/flow.hpp>
 #include <rhei/core/inverted.hpp>
 #include <rhei/core/layer.hpp>
 #include <rhei/core/options.hpp>
 #include <rhei/core/parameters.hpp>
 #include <rhei/core/random.hpp>
 #include <rhei/core/types.hpp>
+#include <rhei/core/workers.hpp>
+
+#include <rhei/nn/activation.hpp>
+#include <rhei/nn/dense.hpp>
+#include <rhei/nn/math.hpp>
+#include <rhei/nn/mlp.hpp>
+#include <rhei/nn/net.hpp>
+#include <rhei/nn/product.hpp>
+#include <rhei/nn/residual_mlp.hpp>
 
 #include <rhei/transformers/affine.hpp>
 #include <rhei/transformers/scale_map.hpp>
@@ -22,7 +35,6 @@
 #include <rhei/transformers/transformer.hpp>
 
 #include <rhei/distributions/diagonal_normal.hpp>
-#include <rhei/distributions/distribution.hpp>
 #include <rhei/distributions/gaussian_mixture.hpp>
 #include <rhei/distributions/iid.hpp>
 #include <rhei/distributions/logistic.hpp>
@@ -30,18 +42,33 @@
 #include <rhei/distributions/uniform.hpp>
 
 #include <rhei/layers/actnorm.hpp>
+#include <rhei/layers/coupling.hpp>
 #include <rhei/layers/elementwise_affine.hpp>
+#include <rhei/layers/lu_linear.hpp>
 #include <rhei/layers/permutation.hpp>
 #include <rhei/layers/rescaling.hpp>
 
+#include <rhei/train/adam.hpp>
+#include <rhei/train/batches.hpp>
+#include <rhei/train/fit.hpp>
+#include <rhei/train/fit_options.hpp>
+#include <rhei/train/progress.hpp>
+#include <rhei/train/schedule.hpp>
+#include <rhei/train/trainer.hpp>
+
 #include <rhei/io/csv.hpp>
 #include <rhei/io/file.hpp>
+#include <rhei/io/flow_file.hpp>
 #include <rhei/io/json.hpp>
+#include <rhei/io/load.hpp>
 #include <rhei/io/npy.hpp>
 #include <rhei/io/safetensors.hpp>
 
 #include <rhei/data/smeared_curve.hpp>
 #include <rhei/data/toy_densities.hpp>
 #include <rhei/data/toys.hpp>
+
+#include <rhei/models/nice.hpp>
+#include <rhei/models/realnvp.hpp>
 
 #include <rhei/version.hpp>

@@ -4,6 +4,7 @@
 /// Adam and AdamW against the papers' algorithms, schedules, workers.
 
 #include <atomic>
+#include <rhei/core/random.hpp>
 #include <rhei/core/workers.hpp>
 #include <rhei/train/adam.hpp>
 #include <rhei/train/schedule.hpp>

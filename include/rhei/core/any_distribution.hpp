@@ -4,7 +4,7 @@
 /// \file
 /// `AnyDistribution<S>`: a base density whose type is known only at run time.
 
-#include <rhei/distributions/distribution.hpp>
+#include <rhei/core/distribution.hpp>
 #include <rhei/core/erasure.hpp>
 
 namespace rhei {

@@ -13,7 +13,7 @@
 
 #include <algorithm>
 #include <rhei/core/chain.hpp>
-#include <rhei/distributions/distribution.hpp>
+#include <rhei/core/distribution.hpp>
 
 namespace rhei {
 

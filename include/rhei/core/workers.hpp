@@ -9,6 +9,7 @@
 #include <functional>
 #include <rhei/core/errors.hpp>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace rhei {

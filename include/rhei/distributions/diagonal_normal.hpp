@@ -11,7 +11,7 @@
 /// "Auto-encoding variational Bayes", section 2.4).
 
 #include <cmath>
-#include <rhei/distributions/distribution.hpp>
+#include <rhei/core/distribution.hpp>
 
 namespace rhei {
 

@@ -17,7 +17,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <rhei/distributions/distribution.hpp>
+#include <rhei/core/distribution.hpp>
 
 namespace rhei {
 

@@ -5,7 +5,7 @@
 /// What the standard bases have in common: D independent features that all follow one univariate density without
 /// parameters, log p(z) = sum_d log f(z_d).
 
-#include <rhei/distributions/distribution.hpp>
+#include <rhei/core/distribution.hpp>
 
 namespace rhei {
 

@@ -7,7 +7,7 @@
 
 #include <cmath>
 #include <limits>
-#include <rhei/distributions/distribution.hpp>
+#include <rhei/core/distribution.hpp>
 #include <stdexcept>
 #include <string>
 #include <utility>

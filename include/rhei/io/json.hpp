@@ -67,6 +67,11 @@ class Json {
   Json(const std::vector<T>& values) : value_(Array(values.begin(), values.end())) {}
 
   [[nodiscard]] bool is_null() const { return value_.index() == 0; }
+  /// Whether the value is held as a T: bool, std::int64_t, double, std::string, Array or Object.
+  template <class T>
+  [[nodiscard]] bool is() const {
+    return std::holds_alternative<T>(value_);
+  }
 
   /// The value as bool, an integer (which must fit), double, float (which must hold it but for rounding), std::string
   /// or a std::vector of these. `what` is how the message calls the value.

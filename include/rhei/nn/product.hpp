@@ -25,19 +25,7 @@ struct Panel {
   S* data;
   Index rows, cols, stride;
 
-  [[nodiscard]] auto block(Index row, Index col, Index n, Index m) const {
-    using Plain = Matrix<std::remove_const_t<S>>;
-    using Target = std::conditional_t<std::is_const_v<S>, const Plain, Plain>;
-    return Eigen::Map<Target, 0, Eigen::OuterStride<>>(data + row + col * stride, n, m, Eigen::OuterStride<>(stride));
-  }
-  /// The same block of the transposed matrix (where `transposed`), as an expression.
-  template <bool transposed>
-  [[nodiscard]] auto block_of(Index row, Index col, Index n, Index m) const {
-    if constexpr (transposed)
-      return block(col, row, m, n).transpose();
-    else
-      return block(row, col, n, m);
-  }
+  [[nodiscard]] S* at(Index row, Index col) const { return data + row + col * stride; }
 };
 
 template <class Derived>
@@ -65,37 +53,61 @@ void for_each_tile(Index rows, Index cols, Index depth, Index tile_rows, Index t
         f(i, std::min(tile_rows, rows - i), j, std::min(tile_cols, cols - j), k, std::min(tile_depth, depth - k));
 }
 
+/// y += M x, where M (rows x cols) is stored by columns, or by rows, `stride` apart, and the elements of y and x lie
+/// `y_step` and `x_step` apart.
+template <bool by_rows, Real S>
+void add_matrix_vector(S* y, Index y_step, const S* m, Index rows, Index cols, Index stride, const S* x, Index x_step) {
+  using Step = Eigen::InnerStride<>;
+  Eigen::Map<Vector<S>, 0, Step> result(y, rows, Step(y_step));
+  const Eigen::Map<const Vector<S>, 0, Step> vector(x, cols, Step(x_step));
+  using Stored = Eigen::Map<const Matrix<S>, 0, Eigen::OuterStride<>>;
+  if constexpr (by_rows)
+    result.noalias() += Stored(m, cols, rows, Eigen::OuterStride<>(stride)).transpose() * vector;
+  else
+    result.noalias() += Stored(m, rows, cols, Eigen::OuterStride<>(stride)) * vector;
+}
+
 /// c += op(a) * op(b), where op transposes or does not.
 template <bool transpose_a, bool transpose_b, Real S>
 void add_product(Panel<S> c, Panel<const S> a, Panel<const S> b) {
   const Index depth = transpose_a ? a.rows : a.cols;
+  const auto left = [&](Index i, Index k) { return transpose_a ? a.at(k, i) : a.at(i, k); };
+  const auto right = [&](Index k, Index j) { return transpose_b ? b.at(j, k) : b.at(k, j); };
   constexpr Index few = 8;       // below this a product is done vector by vector
-  constexpr Index long_ = 8192;  // and Eigen may copy one vector of this length onto the stack
+  constexpr Index long_ = 8192;  // and Eigen may copy a vector of this length onto the stack
   if (c.rows < few) {
     for_each_tile(c.rows, c.cols, depth, 1, long_, long_, [&](Index i, Index, Index j, Index cols, Index k, Index d) {
-      c.block(i, j, 1, cols).row(0).noalias() +=
-          a.template block_of<transpose_a>(i, k, 1, d).row(0) * b.template block_of<transpose_b>(k, j, d, cols);
+      add_matrix_vector<!transpose_b>(c.at(i, j), c.stride, right(k, j), cols, d, b.stride, left(i, k),
+                                      transpose_a ? 1 : a.stride);
     });
   } else if (c.cols < few) {
     for_each_tile(c.rows, c.cols, depth, long_, 1, long_, [&](Index i, Index rows, Index j, Index, Index k, Index d) {
-      c.block(i, j, rows, 1).col(0).noalias() +=
-          a.template block_of<transpose_a>(i, k, rows, d) * b.template block_of<transpose_b>(k, j, d, 1).col(0);
+      add_matrix_vector<transpose_a>(c.at(i, j), Index(1), left(i, k), rows, d, a.stride, right(k, j),
+                                     transpose_b ? b.stride : 1);
     });
   } else if (!transpose_a && depth <= 2) {
-    const auto left = a.block(0, 0, a.rows, a.cols);
-    const auto right = b.template block_of<transpose_b>(0, 0, depth, c.cols);
-    auto result = c.block(0, 0, c.rows, c.cols);
+    using Column = Eigen::Map<Vector<S>>;
+    using ConstColumn = Eigen::Map<const Vector<S>>;
     for (Index j = 0; j < c.cols; ++j) {
-      if (depth == 1) result.col(j) += right.coeff(0, j) * left.col(0);
-      if (depth == 2) result.col(j) += right.coeff(0, j) * left.col(0) + right.coeff(1, j) * left.col(1);
+      Column column(c.at(0, j), c.rows);
+      if (depth == 1) column += *right(0, j) * ConstColumn(left(0, 0), c.rows);
+      if (depth == 2)
+        column += *right(0, j) * ConstColumn(left(0, 0), c.rows) + *right(1, j) * ConstColumn(left(0, 1), c.rows);
     }
   } else {
     constexpr Index tile = 256;
     constexpr Index tile_depth = 512 / static_cast<Index>(sizeof(S));  // tile * tile_depth values are 128 KB
+    constexpr auto order = [](bool transposed) { return transposed ? Eigen::RowMajor : Eigen::ColMajor; };
+    // Eigen's kernel itself: the expression c += a * b would compile every other kind of product beside it (several
+    // seconds in each file that includes this), and under OpenMP it would start threads.
+    using Kernel = Eigen::internal::general_matrix_matrix_product<Index, S, order(transpose_a), false, S,
+                                                                  order(transpose_b), false, Eigen::ColMajor, 1>;
     for_each_tile(
         c.rows, c.cols, depth, tile, tile, tile_depth, [&](Index i, Index rows, Index j, Index cols, Index k, Index d) {
-          c.block(i, j, rows, cols).noalias() +=
-              a.template block_of<transpose_a>(i, k, rows, d) * b.template block_of<transpose_b>(k, j, d, cols);
+          Eigen::internal::gemm_blocking_space<Eigen::ColMajor, S, S, Eigen::Dynamic, Eigen::Dynamic, Eigen::Dynamic>
+              blocking(rows, cols, d, 1, true);
+          Kernel::run(rows, cols, d, left(i, k), a.stride, right(k, j), b.stride, c.at(i, j), 1, c.stride, S(1),
+                      blocking);
         });
   }
 }

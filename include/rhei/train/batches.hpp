@@ -26,6 +26,12 @@ struct Minibatch {
   Vector<S> weights = {};
 };
 
+/// \concept BatchSource
+/// A callable draw(n, rng) that gives n rows: a Matrix<S>, or a Minibatch<S>. (A matrix can be called with anything.)
+template <class Draw>
+concept BatchSource =
+    !detail::DenseTensor<std::remove_cvref_t<Draw>> && std::invocable<std::remove_reference_t<Draw>&, Index, Rng&>;
+
 namespace detail {
 
 /// \throws std::invalid_argument naming the first row and column of a value that is not finite.
@@ -91,7 +97,7 @@ class TableBatches {
     const Index n = std::min(batch_size_, x_.cols() - first);
     Batch<S> x = x_batch_.resize(n, x_.rows());
     Batch<S> context = context_batch_.resize(context_.cols() > 0 ? n : 0, context_.rows());
-    Values<S> weights = weights_batch_.resize(weights_.size() > 0 ? n : 0, 1).values();
+    Values<S> weights = weights_batch_.resize(weights_.size() > 0 ? n : 0);
     for (Index i = 0; i < n; ++i) {
       const Index row = order_[static_cast<std::size_t>(first + i)];
       x.row(i) = x_.col(row).transpose();

@@ -60,15 +60,18 @@ FitReport run_fit(Model& flow, Batches& batches, const FitData<S>* validation, c
   const auto seconds = [&] { return std::chrono::duration<double>(Clock::now() - start).count(); };
 
   Trainer<Model> trainer(flow, options.adam, options.threads);
-  std::vector<Matrix<S>> best;  // parameters of the best epoch so far, at first of none
-  const auto remember = [&] {
-    best.resize(trainer.parameters().size());
-    for (std::size_t i = 0; i < best.size(); ++i) best[i] = trainer.parameters()[i].values;
+  // The best parameters so far, at first those of the start. A validation loss judges the parameters at the end of an
+  // epoch; without one, an epoch's own loss comes closest to judging those that it started from.
+  using Snapshot = std::vector<Matrix<S>>;
+  const auto remember = [&](Snapshot& snapshot) {
+    snapshot.resize(trainer.parameters().size());
+    for (std::size_t i = 0; i < snapshot.size(); ++i) snapshot[i] = trainer.parameters()[i].values;
   };
-  const auto restore = [&] {
-    for (std::size_t i = 0; i < best.size(); ++i) Batch<S>(trainer.parameters()[i].values) = best[i];
+  const auto restore = [&](const Snapshot& snapshot) {
+    for (std::size_t i = 0; i < snapshot.size(); ++i) Batch<S>(trainer.parameters()[i].values) = snapshot[i];
   };
-  remember();
+  Snapshot best, start_of_epoch;
+  remember(best);
   double best_loss = std::numeric_limits<double>::infinity();
 
   FitReport report;
@@ -89,13 +92,14 @@ FitReport run_fit(Model& flow, Batches& batches, const FitData<S>* validation, c
     double loss = 0;
     double rows = 0;
     now.gradient_norm = 0;
+    if (!validation) remember(start_of_epoch);
     for (Index b = 0; b < per_epoch && !stop; ++b) {
       const BatchView<S> batch = batches.batch(b, rng);
       now.learning_rate = options.learning_rate * schedule_factor(options.schedule, fraction_done(b));
       const auto step = trainer.differentiate(batch);
       if (!std::isfinite(step.loss) || !std::isfinite(step.gradient_norm)) {
         const std::string place = std::isfinite(step.loss) ? "the gradient" : first_not_finite(flow, batch);
-        restore();
+        restore(best);
         throw std::runtime_error("fit: the loss is " + std::to_string(step.loss) + " and its gradient's norm " +
                                  std::to_string(step.gradient_norm) + " in epoch " + std::to_string(now.epoch) +
                                  ", batch " + std::to_string(b) + " (counted from 0); first not finite: " + place +
@@ -119,7 +123,10 @@ FitReport run_fit(Model& flow, Batches& batches, const FitData<S>* validation, c
     if (judged < best_loss) {
       best_loss = judged;
       report.best_epoch = now.epoch;
-      remember();
+      if (validation)
+        remember(best);
+      else
+        std::swap(best, start_of_epoch);
     }
     if (!stop && now.epoch == options.epochs) stop = Stop::epochs;
     if (!stop && options.patience > 0 && now.epoch - report.best_epoch >= options.patience) stop = Stop::patience;
@@ -129,7 +136,7 @@ FitReport run_fit(Model& flow, Batches& batches, const FitData<S>* validation, c
   }
   if (options.progress) line.finish();
   if (validation)
-    restore();
+    restore(best);
   else
     report.best_epoch = now.epoch;
   return report;
@@ -221,9 +228,8 @@ FitReport fit(Model& flow, const Matrix<S>& x, const FitOptions& options, Rng& r
 
 /// Fits a flow to what `draw(n, rng)` gives: a Matrix<S> of n rows, or a Minibatch<S> with context or weights. An epoch
 /// is then 100 batches. With a validation set the best epoch is restored, else the last parameters remain.
-template <class Model, class Draw, Real S = typename Model::Scalar>
-requires std::invocable<Draw&, Index, Rng&> FitReport fit(Model& flow, Draw&& draw, const FitOptions& options, Rng& rng,
-                                                          const FitData<S>* validation = nullptr) {
+template <class Model, BatchSource Draw, Real S = typename Model::Scalar>
+FitReport fit(Model& flow, Draw&& draw, const FitOptions& options, Rng& rng, const FitData<S>* validation = nullptr) {
   detail::check_fit_options(options, validation != nullptr);
   detail::check_value("fit", "validation_fraction", options.validation_fraction, options.validation_fraction == 0,
                       "0 where batches are drawn: pass a validation set");

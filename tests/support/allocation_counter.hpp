@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Counts heap allocations, so that a test can demand that a steady state makes none. Link allocation_counter.cpp,
+/// which replaces malloc and its kin (operator new goes through them), into the executable. Not Eigen's own check: that
+/// is off in a release build, where the blocks of its products are taken.
+
+#include <cstddef>
+
+namespace rhei::test {
+
+/// Whether allocations are counted at all: with glibc and without a sanitizer, which brings its own malloc.
+bool counts_allocations();
+
+/// The number of allocations this thread has made.
+std::size_t allocation_count();
+
+/// The number of allocations that `f()` makes on this thread.
+template <class F>
+std::size_t allocations_in(F&& f) {
+  const std::size_t before = allocation_count();
+  f();
+  return allocation_count() - before;
+}
+
+}  // namespace rhei::test
