@@ -52,8 +52,8 @@ Result fit_toy(const rhei::data::Toy& toy, Flow flow, const Arguments& arguments
   const auto draw = [&toy](Eigen::Index n, rhei::Rng& g) { return toy.sample<float>(n, g); };
   const rhei::FitReport report = rhei::fit(flow, draw,
                                            {.seconds = arguments.seconds,
-                                            .batch_size = 512,
-                                            .learning_rate = 3e-3,
+                                            .batch_size = 256,
+                                            .learning_rate = 5e-3,
                                             .threads = arguments.threads,
                                             .progress = true},
                                            rng);

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <memory>
 
+#include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
 
@@ -52,6 +53,7 @@ enum class Defect {
   no_type,
   float_inaccurate,
   throws_on_empty,
+  allocates,
 };
 
 /// x = z * exp(log_scale + tanh(c W)) + c V + offset: a small conditional layer, correct but for its defect.
@@ -176,6 +178,7 @@ class Specimen {
     detail::check_evaluation("Specimen", *this, checked, in, out, has(Defect::log_det_unchecked) ? n : log_det.size());
 
     if (has(Defect::stale_cache) && n > 0 && cache.scale.size() == n * dim()) return;
+    if (has(Defect::allocates)) cache.shift.resize(n + 1, dim());
     for (Matrix<S>* matrix : {&cache.tanh, &cache.scale, &cache.shift}) matrix->resize(n, dim());
     for (Index j = 0; j < dim(); ++j)
       for (Index i = 0; i < n; ++i) {
@@ -419,6 +422,7 @@ TEST_CASE("defects that need another layer or scalar are caught", "[conformance]
                "gradient against finite differences: d input"));
   CHECK(caught(check_layer(specimen<float>(Defect::float_inaccurate), {}), "float against double: output"));
   CHECK(caught(check_layer(specimen<float>(Defect::inverse_scaled), {}), "round trip"));
+  if (test::counts_allocations()) CHECK(caught(check_layer(specimen<float>(Defect::allocates), {}), "steady state"));
   // an input on a kink, where no callback says so
   CHECK(caught(check_layer(curve<double>(Curve<double>::Kind::leaky), {}), "gradient against finite differences"));
 }

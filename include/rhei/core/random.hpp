@@ -110,7 +110,8 @@ class Rng {
   /// Shuffles a sequence in place (Fisher & Yates).
   template <class Sequence>
   void shuffle(Sequence&& items) {
-    for (Index i = static_cast<Index>(items.size()) - 1; i > 0; --i) std::swap(items[i], items[below(i + 1)]);
+    const auto first = items.begin();  // an iterator counts in Index, whatever the sequence is indexed by
+    for (Index i = static_cast<Index>(items.size()) - 1; i > 0; --i) std::swap(first[i], first[below(i + 1)]);
   }
 
   /// A new generator whose stream does not overlap with this one's in practice; draws once from this one.

@@ -62,7 +62,7 @@ class LuLinear {
   /// \throws std::invalid_argument if the matrix is not square, not finite, or singular to double precision.
   static LuLinear from_matrix(ConstBatch<S> matrix) {
     const Index dim = matrix.rows();
-    detail::check_shape("LuLinear::from_matrix", "matrix", dim, matrix.cols(), -1, dim);
+    detail::check_shape("LuLinear::from_matrix", "matrix", dim, matrix.cols(), dim, dim);
     LuLinear layer(dim);
     Matrix<double> a = matrix.template cast<double>();
     auto order = layer.permutation_;  // (L U).row(k) = matrix.row(order[k])

@@ -15,7 +15,7 @@ namespace rhei::models {
 struct NiceOptions {
   int layers = 8;                        ///< couplings, on even and odd features in turn (the paper has 4)
   std::vector<Index> hidden = {64, 64};  ///< widths of each net's hidden layers
-  Activation activation = Activation::silu;
+  Activation activation = Activation::relu;
   Index context_dim = 0;
 };
 

@@ -12,9 +12,9 @@
 namespace rhei::models {
 
 struct RealNvpOptions {
-  int layers = 24;                       ///< couplings, on even and odd features in turn: deep and narrow beats wide
-  std::vector<Index> hidden = {32, 32};  ///< widths of each net's hidden layers
-  Activation activation = Activation::silu;
+  int layers = 32;                       ///< couplings, on even and odd features in turn: deep and narrow beats wide
+  std::vector<Index> hidden = {24, 24};  ///< widths of each net's hidden layers
+  Activation activation = Activation::relu;
   ScaleMap scale_map = ScaleMap::tanh(2);
   Index context_dim = 0;
 };

@@ -31,7 +31,8 @@ inline constexpr std::array<std::string_view, 9> activation_names = {
   std::string known;
   for (std::size_t i = 0; i < activation_names.size(); ++i) {
     if (activation_names[i] == name) return static_cast<Activation>(i);
-    known += (i == 0 ? "" : ", ") + std::string(activation_names[i]);
+    if (i > 0) known.append(", ");
+    known.append(activation_names[i]);
   }
   detail::throw_invalid("parse_activation",
                         "'" + std::string(name) + "' is not an activation, expected one of " + known);

@@ -22,8 +22,9 @@ enum class Apply { product, solution };
 /// rows go row by row (scalars, in loops of constant length).
 inline constexpr Index triangle_leaf = 16, triangle_row_leaf = 8;
 
-/// The triangular matrix T (D x D) that is applied: `part` of the matrix at `values` or of its transpose, with a
-/// diagonal of its own. What is the same for all triangles is compiled once: only the loops over scalars are not.
+/// The triangular matrix T (D x D) that is applied: `part` of `matrix` or of its transpose, with a diagonal of its own.
+/// Which triangle it is is known at run time, so that products are compiled once for all; only the loops over scalars
+/// know it earlier.
 template <bool transposed, Real S>
 struct TriangularFactor {
   Apply how;
@@ -60,7 +61,7 @@ struct TriangularFactor {
     const Batch<S> source = a.features(from, depth);
     const auto block = transposed ? matrix.block(to, from, count, depth) : matrix.block(from, to, depth, count);
     if (a.rows() == 1)
-      add_to_row(target, source, block);
+      add_to_one_row(target, source, block);
     else if constexpr (transposed)
       add_product_transposed(target, source, block);
     else
@@ -68,7 +69,7 @@ struct TriangularFactor {
   }
 
   template <class Block>
-  static void add_to_row(Batch<S> target, ConstBatch<S> source, const Block& block) {
+  static void add_to_one_row(Batch<S> target, ConstBatch<S> source, const Block& block) {
     Eigen::Map<Vector<S>> y(target.data(), target.cols());
     const Eigen::Map<const Vector<S>> x(source.data(), source.cols());
     if constexpr (transposed)
