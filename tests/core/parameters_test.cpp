@@ -179,7 +179,7 @@ TEST_CASE("trees that differ are refused by name", "[parameters]") {
   CHECK(contains(copied_to([](auto& to) { to.order.push_back(3); }), "'order'"));
   CHECK(contains(copied_to([](auto& to) { to.mean.resize(1); }), "'mean'"));
 
-  const Leaf<float> leaf{RowVector<float>(2)};
+  const Leaf<float> leaf{RowVector<float>::Zero(2)};
   const Root longer{leaf, {leaf}};
   Root shorter{leaf, {}};
   CHECK(contains(refusal([&] { copy_values(longer, shorter); }), "'more.0.bias' has no counterpart"));

@@ -25,7 +25,8 @@ struct TransformerDerivatives {
 };
 
 template <class T, class S = typename T::Scalar>
-Transformed<S> transform(const T& t, bool forward, const Matrix<S>& raw, const Vector<S>& in, typename T::Cache& cache) {
+Transformed<S> transform(const T& t, bool forward, const Matrix<S>& raw, const Vector<S>& in,
+                         typename T::Cache& cache) {
   constexpr S unwritten = std::numeric_limits<S>::quiet_NaN();
   const Index n = in.size();
   Transformed<S> result{Vector<S>::Constant(n, unwritten), Vector<S>::Constant(n, unwritten)};

@@ -24,6 +24,10 @@ inline std::vector<Index> odd_features(Index dim) {
   for (Index d = 1; d < dim; d += 2) list.push_back(d);
   return list;
 }
+/// What layer i of an alternating flow moves: odd and even features in turn, or the only one where dim is 1.
+inline std::vector<Index> alternating_features(Index dim, int i) {
+  return i % 2 == 0 && dim > 1 ? odd_features(dim) : even_features(dim);
+}
 /// Features first, ..., first + count - 1.
 inline std::vector<Index> feature_range(Index first, Index count) {
   std::vector<Index> list;
@@ -36,9 +40,12 @@ namespace detail {
 /// An ascending list of features. A contiguous one is read in place, any other is gathered into a buffer.
 class Subset {
  public:
-  /// \throws std::invalid_argument if an index is out of range or comes twice.
+  /// \throws std::invalid_argument unless dim is at least 1 and the list names at least one feature, each in range and
+  /// once.
   Subset(std::string_view where, std::string_view argument, Index dim, std::vector<Index> features)
       : features_(std::move(features)) {
+    check_value(where, "dim", dim, dim >= 1, "at least 1");
+    if (features_.empty()) throw_invalid(where, std::string(argument) + " is empty, expected at least one feature");
     std::vector<bool> seen(static_cast<std::size_t>(dim), false);
     for (const Index d : features_) {
       check_value(where, std::string("a feature of ") + std::string(argument), d, d >= 0 && d < dim,

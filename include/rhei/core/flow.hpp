@@ -236,7 +236,10 @@ class Flow {
 
   // ---- the rest of a model ------------------------------------------------------------------------------------------
 
-  void check_state() { rhei::check_state(transform_); }
+  void check_state() {
+    rhei::check_state(base_);
+    rhei::check_state(transform_);
+  }
 
   /// The same flow in another scalar.
   template <Real T>

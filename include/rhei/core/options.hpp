@@ -4,6 +4,7 @@
 /// \file
 /// The names and numbers from which a layer can be built again: what a file says of an architecture.
 
+#include <array>
 #include <cstdint>
 #include <rhei/core/errors.hpp>
 #include <string>
@@ -15,6 +16,11 @@
 namespace rhei {
 
 /// A small ordered tree of named values. The entry "type" names the class that the others describe.
+///
+/// A class offers `options()`, which describes an object without its parameters, and the static `from_options()`, which
+/// makes one whose parameters a reader then sets. A description may come from a file and lie: from_options() takes
+/// sizes by get_size() and get_sizes(), and passes what is a product of sizes through check_tensors() before it
+/// allocates.
 class Options {
  public:
   using List = std::vector<Options>;
@@ -25,9 +31,10 @@ class Options {
   Options() = default;
   explicit Options(std::string_view type) { set("type", std::string(type)); }
 
-  /// Adds an entry; returns *this so that a description reads as one expression.
-  Options& set(std::string_view name, Value value) {
-    entries_.emplace_back(std::string(name), std::move(value));
+  /// Adds an entry; returns *this so that a description reads as one expression. (Inlined, g++ 12 takes the unused
+  /// alternatives of the variant for uninitialized memory, and warns.)
+  [[gnu::noinline]] Options& set(std::string_view name, const Value& value) {
+    entries_.emplace_back(std::string(name), value);
     return *this;
   }
 
@@ -40,35 +47,37 @@ class Options {
   template <class T>
   [[nodiscard]] const T& get(std::string_view name) const {
     const Value* value = find(name);
-    if (value == nullptr) throw std::runtime_error(label() + ": '" + std::string(name) + "' is missing");
+    if (value == nullptr) refuse("'" + std::string(name) + "' is missing");
     const T* typed = std::get_if<T>(value);
-    if (typed == nullptr)
-      throw std::runtime_error(label() + ": '" + std::string(name) + "' is not of the expected kind");
+    if (typed == nullptr) refuse("'" + std::string(name) + "' is " + kind(*value) + ", expected " + kind(T()));
     return *typed;
   }
 
   /// A number, which a file may have written as an integer.
+  /// \throws std::runtime_error as get() does.
   [[nodiscard]] double get_number(std::string_view name) const {
     const Value* value = find(name);
     const auto* integer = value == nullptr ? nullptr : std::get_if<std::int64_t>(value);
     return integer != nullptr ? static_cast<double>(*integer) : get<double>(name);
   }
 
-  /// An integer that is a size: at least `smallest` and at most size_limit().
+  /// An integer that is a size: at least `smallest` and at most what limit_sizes() allows.
+  /// \throws std::runtime_error if it is not, or as get() does.
   [[nodiscard]] Index get_size(std::string_view name, Index smallest = 0) const {
     return checked_size(name, get<std::int64_t>(name), smallest);
   }
-  /// A list of sizes, each at least `smallest` and at most size_limit().
+  /// The same for a list of sizes.
   [[nodiscard]] std::vector<Index> get_sizes(std::string_view name, Index smallest = 0) const {
     std::vector<Index> sizes;
     for (const std::int64_t value : get<Integers>(name)) sizes.push_back(checked_size(name, value, smallest));
     return sizes;
   }
 
+  /// The entry "type".
   [[nodiscard]] const std::string& type() const { return get<std::string>("type"); }
 
-  /// No size in a file can exceed the number of values that the file holds; a reader sets this bound for a whole tree,
-  /// so that a lie in a description is refused before anything is allocated.
+  /// No size in a file can exceed the number of values that the file holds: a reader sets this bound for a whole tree,
+  /// so that a lie is refused before anything is allocated. Without it the bound is 2^40.
   void limit_sizes(Index limit) {
     size_limit_ = limit;
     for (auto& entry : entries_) {
@@ -77,14 +86,21 @@ class Options {
         for (auto& item : *list) item.limit_sizes(limit);
     }
   }
-  /// Refuses a tensor that would be larger than the file that describes it.
-  /// \throws std::runtime_error
-  void check_tensor(Index rows, Index cols) const {
-    if (cols > 0 && rows > size_limit_ / cols)
-      throw std::runtime_error(label() + ": a tensor of " + detail::shape_text(rows, cols) +
-                               " values is larger than the file");
-  }
+  [[nodiscard]] Index size_limit() const { return size_limit_; }
 
+  /// Refuses tensors (rows and columns of each, none negative) that are together larger than limit_sizes() allows.
+  /// \throws std::runtime_error
+  void check_tensors(const std::vector<std::pair<Index, Index>>& shapes) const {
+    Index left = size_limit_;
+    for (const auto& [rows, cols] : shapes) {
+      if (cols > 0 && rows > left / cols)
+        refuse("with a tensor of " + detail::shape_text(rows, cols) + " values it is larger than the file");
+      left -= rows * cols;
+    }
+  }
+  void check_tensor(Index rows, Index cols) const { check_tensors({{rows, cols}}); }
+
+  /// Whether two descriptions are the same, whatever the limits on their sizes.
   bool operator==(const Options& other) const { return entries_ == other.entries_; }
 
  private:
@@ -93,15 +109,22 @@ class Options {
       if (entry.first == name) return &entry.second;
     return nullptr;
   }
-  [[nodiscard]] std::string label() const {
+  static std::string kind(const Value& value) {
+    constexpr std::array<std::string_view, std::variant_size_v<Value>> names = {
+        "true or false",         "an integer", "a number", "a text", "a list of integers", "a description",
+        "a list of descriptions"};
+    return std::string(names[value.index()]);
+  }
+  [[noreturn]] void refuse(const std::string& what) const {
     const Value* type = find("type");
     const auto* text = type == nullptr ? nullptr : std::get_if<std::string>(type);
-    return "description of '" + (text == nullptr ? std::string("?") : *text) + "'";
+    throw std::runtime_error("description of '" + (text == nullptr ? std::string("?") : text->substr(0, 40)) +
+                             "': " + what);
   }
   [[nodiscard]] Index checked_size(std::string_view name, std::int64_t value, Index smallest) const {
     if (value < smallest || value > size_limit_)
-      throw std::runtime_error(label() + ": '" + std::string(name) + "' is " + std::to_string(value) + ", expected " +
-                               std::to_string(smallest) + " to " + std::to_string(size_limit_));
+      refuse("'" + std::string(name) + "' is " + std::to_string(value) + ", expected " + std::to_string(smallest) +
+             " to " + std::to_string(size_limit_));
     return static_cast<Index>(value);
   }
 

@@ -5,19 +5,43 @@
 /// A flow as a file: safetensors with every parameter and every piece of state under its name, and in the metadata
 /// what is needed to build the flow again.
 ///
-/// metadata: "format" = "rhei", "format_version" = "1", "rhei_version", "flow" = the architecture as JSON (the flow's
-/// Options). Tensors are written in the flow's own scalar, so that a round trip keeps every bit.
+/// metadata: "format" = "rhei", "format_version" = "1", "rhei_version" (for people), "flow" = the architecture as JSON
+/// (the flow's Options). Tensors are written in the flow's own scalar, integers as I64, so that a round trip keeps
+/// every bit. `load_into` fills a flow whose type the program knows; `load` (io/load.hpp) builds one from the file
+/// alone.
+///
+/// What is said of flows here holds of single layers and distributions, too.
 
+#include <algorithm>
+#include <rhei/core/layer.hpp>
 #include <rhei/core/options.hpp>
 #include <rhei/core/parameters.hpp>
 #include <rhei/io/safetensors.hpp>
 #include <rhei/version.hpp>
 #include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
 
 namespace rhei {
 namespace detail {
 
 inline constexpr std::string_view kFormatVersion = "1";
+
+/// f(), whose exceptions of ours become a std::runtime_error that begins with `where`.
+template <class F>
+decltype(auto) refuse_at(const std::string& where, F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (const std::invalid_argument& error) {  // a constructor refuses what the file describes
+    throw std::runtime_error(where + ": " + error.what());
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(where + ": " + error.what());
+  }
+}
 
 /// A description of an architecture as JSON.
 inline Json to_json(const Options& options) {
@@ -67,78 +91,90 @@ inline Options options_from_json(const Json& json, const std::string& what = "th
   return options;
 }
 
-/// Fills parameters and state of a flow of the right architecture from a file's tensors, each of which must be used.
+/// Fills parameters and state of a model of the right architecture from a file's tensors, each of which must be used.
 template <class Model>
-void fill(Model& flow, const SafeTensors& file, const std::string& source) {
-  std::set<std::string, std::less<>> unused;
+void fill(Model& model, const SafeTensors& file) {
+  std::set<std::string_view> unused;
   for (const Tensor& tensor : file) unused.insert(tensor.name);
-  const auto find = [&](std::string_view name, const std::vector<Index>& shape) -> const Tensor& {
-    const auto found = unused.find(name);
-    if (found == unused.end()) throw std::runtime_error(source + ": has no tensor '" + std::string(name) + "'");
-    const Tensor& tensor = file.at(*found);
-    if (tensor.shape != shape)
-      throw std::runtime_error(source + ": tensor '" + tensor.name + "' has the shape " + tensor.shape_text() +
-                               ", expected " + Tensor{"", Dtype::f32, shape, {}}.shape_text());
-    unused.erase(found);
+  const auto find = [&](const Tensor& wanted) -> const Tensor& {
+    if (unused.erase(wanted.name) == 0) throw std::runtime_error("there is no tensor '" + wanted.name + "'");
+    const Tensor& tensor = file.at(wanted.name);
+    if (tensor.shape != wanted.shape)
+      throw std::runtime_error("tensor '" + tensor.name + "' has the shape " + tensor.shape_text() + ", expected " +
+                               wanted.shape_text());
     return tensor;
   };
   const auto read = [&](std::string_view name, auto values) {
+    Tensor wanted{.name = std::string(name), .shape = {}, .bytes = {}};
     if constexpr (requires { values.rows(); }) {
-      values = find(name, {values.rows(), values.cols()}).template to_matrix<typename decltype(values)::Scalar>();
+      wanted.shape = {values.rows(), values.cols()};
+      values = find(wanted).template to_matrix<typename decltype(values)::Scalar>();
     } else {
-      const auto integers = find(name, {static_cast<Index>(values.size())}).to_int64();
+      wanted.shape = {static_cast<Index>(values.size())};
+      const auto integers = find(wanted).to_int64();
       std::copy(integers.begin(), integers.end(), values.begin());
     }
   };
-  for_each_parameter(flow, read);
-  for_each_state(flow, read);
-  if (!unused.empty()) throw std::runtime_error(source + ": tensor '" + *unused.begin() + "' is no part of this flow");
-  flow.check_state();
+  for_each_parameter(model, read);
+  for_each_state(model, read);
+  if (!unused.empty())
+    throw std::runtime_error("tensor " + quoted(*unused.begin()) + " belongs to no part of the flow");
+  rhei::check_state(model);
 }
 
-/// The architecture that a file describes. \throws std::runtime_error unless it is a flow in a version that we know.
-inline Options read_architecture(const SafeTensors& file, const std::string& source) {
+/// The architecture that a file describes.
+/// \throws std::runtime_error unless it is a description in a version of the format that we know.
+inline Options read_architecture(const SafeTensors& file) {
   const auto entry = [&](const std::string& key) -> const std::string& {
     const auto found = file.metadata.find(key);
     if (found == file.metadata.end())
-      throw std::runtime_error(source + ": the metadata has no '" + key + "': this is not a flow saved by rhei");
+      throw std::runtime_error("the metadata has no '" + key + "': this is not a flow saved by rhei");
     return found->second;
   };
-  if (entry("format") != "rhei")
-    throw std::runtime_error(source + ": the format is '" + entry("format") + "', expected 'rhei'");
-  if (entry("format_version") != kFormatVersion)
-    throw std::runtime_error(source + ": the format's version is '" + entry("format_version") +
-                             "', and this rhei reads '" + std::string(kFormatVersion) + "'");
-  Options options = options_from_json(parse_json(entry("flow"), source + ", metadata 'flow'"));
-  // a file cannot hold more values than it has bytes, nor a list of features longer than its text
-  Index bytes = static_cast<Index>(entry("flow").size());
-  for (const Tensor& tensor : file) bytes += static_cast<Index>(tensor.bytes.size());
-  options.limit_sizes(bytes);
+  const auto expect = [&](const std::string& key, std::string_view value) {
+    if (entry(key) != value)
+      throw std::runtime_error("the " + key + " is " + quoted(entry(key)) + ", expected " + quoted(value));
+  };
+  expect("format", "rhei");
+  expect("format_version", kFormatVersion);
+  Options options = options_from_json(parse_json(entry("flow"), "the metadata's 'flow'"));
+  // No tensor has more values than the file has bytes, no list more entries than its text. The rest is room for sizes
+  // that show in no tensor: a flow without parameters may have many features.
+  Index limit = static_cast<Index>(entry("flow").size()) + (Index(1) << 16);
+  for (const Tensor& tensor : file) limit += static_cast<Index>(tensor.bytes.size());
+  options.limit_sizes(limit);
   return options;
 }
 
-/// What is wrong where two architectures differ; an empty text where they agree.
+/// The first difference between the architectures of a file and of a flow as a sentence; empty where there is none.
 inline std::string architecture_difference(const Json& file, const Json& flow, const std::string& where) {
-  if (file == flow) return {};
   if (file.is<Json::Object>() && flow.is<Json::Object>()) {
     for (const auto& [name, value] : flow.members()) {
-      if (!file.contains(name)) return where + " has no '" + name + "'";
-      const auto inner = architecture_difference(file.at(name), value, where + "." + name);
-      if (!inner.empty()) return inner;
+      const Json* theirs = file.find(name);
+      if (theirs == nullptr) return where + " has no '" + name + "'";
+      if (auto inner = architecture_difference(*theirs, value, where + "." + name); !inner.empty()) return inner;
     }
-  } else if (file.is<Json::Array>() && flow.is<Json::Array>() && file.elements().size() == flow.elements().size()) {
-    for (std::size_t i = 0; i < flow.elements().size(); ++i) {
-      const auto inner =
-          architecture_difference(file.elements()[i], flow.elements()[i], where + "." + std::to_string(i));
-      if (!inner.empty()) return inner;
-    }
+    for (const auto& [name, value] : file.members())
+      if (!flow.contains(name)) return where + " has " + quoted(name) + ", which is not expected";
+    return {};
   }
-  return where + " is " + file.text().substr(0, 80) + ", expected " + flow.text().substr(0, 80);
+  if (file.is<Json::Array>() && flow.is<Json::Array>()) {
+    const auto &theirs = file.elements(), &ours = flow.elements();
+    if (theirs.size() != ours.size())
+      return where + " has " + std::to_string(theirs.size()) + " entries, expected " + std::to_string(ours.size());
+    for (std::size_t i = 0; i < ours.size(); ++i) {
+      auto inner = architecture_difference(theirs[i], ours[i], where + "." + std::to_string(i));
+      if (!inner.empty()) return inner;
+    }
+    return {};
+  }
+  return file == flow ? std::string() : where + " is " + file.text().substr(0, 80) + ", expected " + flow.text();
 }
 
 }  // namespace detail
 
 /// The contents of the file that `save` writes.
+/// \throws std::invalid_argument if the architecture holds a number that is not finite.
 template <class Model>
 SafeTensors to_safetensors(const Model& flow) {
   SafeTensors file;
@@ -159,24 +195,28 @@ SafeTensors to_safetensors(const Model& flow) {
 }
 
 /// Writes a flow to a file, under a temporary name first, so that an older file survives any failure.
-/// \throws std::runtime_error naming the path and the system's reason.
+/// \throws std::runtime_error naming the path and the system's reason, or as to_safetensors().
 template <class Model>
 void save(const Model& flow, const std::string& path) {
   write_safetensors(path, to_safetensors(flow));
 }
 
 /// Fills a flow of a known type from a file of the same architecture. The scalar may differ: values are then rounded.
-/// On failure the flow stays as it was.
-/// \throws std::runtime_error that names what differs: an entry of the architecture, a tensor, a shape, a version.
+/// On failure the flow stays as it was, and in any case its tensors stay where they are in memory: an optimizer that
+/// refers to them can go on. `source` is what messages call the file.
+/// \throws std::runtime_error that names what differs first: an entry of the architecture, a tensor, a shape, a
+/// version.
 template <class Model>
 void load_into(Model& flow, const SafeTensors& file, const std::string& source = "file") {
-  const Json theirs = detail::to_json(detail::read_architecture(file, source));
-  const Json ours = parse_json(detail::to_json(flow.options()).text());
-  const std::string difference = detail::architecture_difference(theirs, ours, "the architecture");
-  if (!difference.empty()) throw std::runtime_error(source + ": " + difference);
-  Model filled = flow;
-  detail::fill(filled, file, source);
-  copy_values(filled, flow);
+  detail::refuse_at(source, [&] {
+    const Json theirs = detail::to_json(detail::read_architecture(file)), ours = detail::to_json(flow.options());
+    const std::string difference = detail::architecture_difference(theirs, ours, "flow");
+    if (!difference.empty()) throw std::runtime_error(difference);
+    Model filled = flow;
+    detail::fill(filled, file);
+    copy_values(filled, flow);
+    rhei::check_state(flow);  // which may also derive something from it
+  });
 }
 template <class Model>
 void load_into(Model& flow, const std::string& path) {

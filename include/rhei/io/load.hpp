@@ -4,7 +4,6 @@
 /// \file
 /// `load`: a flow from a file alone, without being told its type.
 
-#include <functional>
 #include <map>
 #include <rhei/core/any_distribution.hpp>
 #include <rhei/core/any_layer.hpp>
@@ -23,6 +22,11 @@
 #include <rhei/layers/permutation.hpp>
 #include <rhei/layers/rescaling.hpp>
 #include <rhei/nn/residual_mlp.hpp>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 namespace rhei {
 
@@ -30,7 +34,13 @@ namespace rhei {
 template <Real S>
 using AnyFlow = Flow<AnyDistribution<S>, AnyLayer<S>>;
 
-/// The layers and distributions that `load` can build, by type. Add your own to load flows that contain them.
+/// The layers and distributions that `load` can build, by their type in files. Add your own to load flows that contain
+/// them:
+/// \code
+///   rhei::Registry<float> registry;
+///   registry.add_layer<MyLayer<float>>();
+///   auto flow = rhei::load<float>("flow.safetensors", registry);
+/// \endcode
 template <Real S>
 class Registry {
  public:
@@ -52,65 +62,89 @@ class Registry {
     add_distribution<GaussianMixture<S>>();
   }
 
-  /// A layer with a static from_options(). `key` is its type, followed by those of its transformer and net if any.
+  /// A layer with a static from_options(); see Options on how that treats what a file says. `key` is the type in its
+  /// options, followed by the types of the entries "transformer" and "net" where they are there, with slashes between.
+  /// Takes the place of what had this key before.
   template <class L>
   void add_layer(std::string_view key = L::type) {
-    layers_[std::string(key)] = [](const Options& options) { return AnyLayer<S>(L::from_options(options)); };
+    layers_[std::string(key)] = [](const Options& options) -> AnyLayer<S> { return L::from_options(options); };
   }
+  /// A distribution with a static from_options(). `key` is the type in its options.
   template <class D>
   void add_distribution(std::string_view key = D::type) {
-    distributions_[std::string(key)] = [](const Options& options) {
-      return AnyDistribution<S>(D::from_options(options));
+    distributions_[std::string(key)] = [](const Options& options) -> AnyDistribution<S> {
+      return D::from_options(options);
     };
   }
 
-  /// \throws std::runtime_error for a type that is not known or a description that is not complete.
-  [[nodiscard]] AnyLayer<S> make_layer(const Options& options) const {
-    if (options.type() == "chain") {
-      std::vector<AnyLayer<S>> layers;
-      for (const Options& item : options.get<Options::List>("layers")) layers.push_back(make_layer(item));
-      return Repeat<AnyLayer<S>>(std::move(layers));
-    }
-    if (options.type() == "inverted") return Inverted<AnyLayer<S>>(make_layer(options.get<Options>("layer")));
-    std::string key = options.type();
-    for (const std::string_view part : {"transformer", "net"})
-      if (options.has(part)) key += "/" + options.get<Options>(part).type();
-    return find(layers_, key, "layer")(options);
-  }
-  [[nodiscard]] AnyDistribution<S> make_distribution(const Options& options) const {
-    return find(distributions_, options.type(), "distribution")(options);
+  /// The flow that is described, its parameters and state still to be set.
+  /// \throws std::runtime_error for a type that is not known and for what its from_options() refuses.
+  [[nodiscard]] AnyFlow<S> make_flow(const Options& options) const {
+    if (options.type() != AnyFlow<S>::type)
+      throw std::runtime_error("the type is " + detail::quoted(options.type()) + ", expected \"flow\"");
+    Index left = options.size_limit();
+    auto base = detail::refuse_at("base", [&] {
+      const auto& described = options.get<Options>("base");
+      return make(distributions_, described.type(), described, left);
+    });
+    auto transform =
+        detail::refuse_at("transform", [&] { return make_layer(options.get<Options>("transform"), left); });
+    return {std::move(base), std::move(transform)};
   }
 
  private:
-  template <class Map>
-  static const typename Map::mapped_type& find(const Map& map, const std::string& key, const std::string& what) {
-    const auto found = map.find(key);
-    if (found == map.end()) throw std::runtime_error("'" + key + "' is no known type of " + what);
-    return found->second;
+  template <class Part>
+  using Makers = std::map<std::string, Part (*)(const Options&)>;
+
+  AnyLayer<S> make_layer(const Options& options, Index& left) const {
+    if (options.type() == Repeat<AnyLayer<S>>::type) {
+      std::vector<AnyLayer<S>> layers;
+      for (const Options& item : options.get<Options::List>("layers"))
+        layers.push_back(
+            detail::refuse_at("layers." + std::to_string(layers.size()), [&] { return make_layer(item, left); }));
+      return Repeat<AnyLayer<S>>(std::move(layers));
+    }
+    if (options.type() == Inverted<AnyLayer<S>>::type)
+      return detail::refuse_at("layer",
+                               [&] { return Inverted<AnyLayer<S>>(make_layer(options.get<Options>("layer"), left)); });
+    std::string key = options.type();
+    for (const std::string_view part : {"transformer", "net"})
+      if (options.has(part)) key += "/" + options.get<Options>(part).type();
+    return make(layers_, key, options, left);
   }
 
-  std::map<std::string, std::function<AnyLayer<S>(const Options&)>> layers_;
-  std::map<std::string, std::function<AnyDistribution<S>(const Options&)>> distributions_;
+  /// A part of at most `left` values, which it takes off: the parts of a flow are together no larger than its file.
+  template <class Part>
+  static Part make(const Makers<Part>& makers, const std::string& key, Options options, Index& left) {
+    const auto maker = makers.find(key);
+    if (maker == makers.end()) throw std::runtime_error(detail::quoted(key) + " is no type that the registry has");
+    options.limit_sizes(left);
+    Part part = maker->second(options);
+    const auto count = [&](std::string_view, const auto& values) { left -= static_cast<Index>(values.size()); };
+    for_each_parameter(std::as_const(part), count);
+    for_each_state(std::as_const(part), count);
+    if (left < 0) throw std::runtime_error("with " + detail::quoted(key) + " the flow is larger than the file");
+    return part;
+  }
+
+  Makers<AnyLayer<S>> layers_;
+  Makers<AnyDistribution<S>> distributions_;
 };
 
-/// Builds the flow that a file holds. The scalar may differ from the file's: values are then rounded.
-/// \throws std::runtime_error for a file that is no flow of a known version, or contradicts itself.
+/// Builds the flow that a file holds. The scalar may differ from the file's: values are then rounded. `source` is what
+/// messages call the file.
+/// \throws std::runtime_error for a file that is no flow of a known version or contradicts itself; says where.
 template <Real S>
-AnyFlow<S> load(const SafeTensors& file, const std::string& source = "file", const Registry<S>& registry = {}) {
-  const Options options = detail::read_architecture(file, source);
-  try {
-    if (options.type() != "flow") throw std::runtime_error("'" + options.type() + "' is not a flow");
-    AnyFlow<S> flow(registry.make_distribution(options.get<Options>("base")),
-                    registry.make_layer(options.get<Options>("transform")));
-    detail::fill(flow, file, source);
+AnyFlow<S> load(const SafeTensors& file, const Registry<S>& registry = {}, const std::string& source = "file") {
+  return detail::refuse_at(source, [&] {
+    AnyFlow<S> flow = registry.make_flow(detail::read_architecture(file));
+    detail::fill(flow, file);
     return flow;
-  } catch (const std::invalid_argument& error) {  // a constructor refuses what the file describes
-    throw std::runtime_error(source + ": " + error.what());
-  }
+  });
 }
 template <Real S>
 AnyFlow<S> load(const std::string& path, const Registry<S>& registry = {}) {
-  return load<S>(read_safetensors(path), path, registry);
+  return load<S>(read_safetensors(path), registry, path);
 }
 
 }  // namespace rhei

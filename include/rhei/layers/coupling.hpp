@@ -55,7 +55,7 @@ class Coupling {
     Buffer<S> d_out, d_in, d_kept, d_raw, d_log_slope;
   };
 
-  /// \throws std::invalid_argument for a feature out of 0..dim-1 or named twice.
+  /// \throws std::invalid_argument if dim is less than 1, if no feature is named, or one out of 0..dim-1 or twice.
   Coupling(Index dim, CouplingOptions<T> options, Rng& rng)
       : dim_(dim),
         moved_("Coupling", "transformed", dim, std::move(options.transformed)),
@@ -100,12 +100,14 @@ class Coupling {
 
   void forward_pullback(const Call<S>& call, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient) const {
-    pull_back<&T::forward_pullback>(call, z, x, cache, d_x, d_log_det, d_z, d_context, gradient);
+    pull_back<&T::forward_pullback>("Coupling::forward_pullback", call, z, x, cache, d_x, d_log_det, d_z, d_context,
+                                    gradient);
   }
 
   void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient) const {
-    pull_back<&T::inverse_pullback>(call, x, z, cache, d_z, d_log_det, d_x, d_context, gradient);
+    pull_back<&T::inverse_pullback>("Coupling::inverse_pullback", call, x, z, cache, d_z, d_log_det, d_x, d_context,
+                                    gradient);
   }
 
   template <Real U>
@@ -155,10 +157,13 @@ class Coupling {
   }
 
   template <auto pullback>
-  void pull_back(const Call<S>& call, ConstBatch<S> in, ConstBatch<S> out, Cache& cache, ConstBatch<S> d_out,
-                 ConstValues<S> d_log_det, Batch<S>* d_in, Batch<S>* d_context, Gradient* gradient) const {
+  void pull_back(std::string_view where, const Call<S>& call, ConstBatch<S> in, ConstBatch<S> out, Cache& cache,
+                 ConstBatch<S> d_out, ConstValues<S> d_log_det, Batch<S>* d_in, Batch<S>* d_context,
+                 Gradient* gradient) const {
     const Index n = in.rows();
     const Index elements = n * moved_.size();
+    detail::check_shape(where, "what the cache holds", cache.raw.view().rows(), cache.raw.view().cols(), n,
+                        net_.outputs());
     Batch<S> d_log_slope = cache.d_log_slope.resize(n, moved_.size());
     for (Index j = 0; j < moved_.size(); ++j) d_log_slope.col(j) = d_log_det;
     Batch<S> d_raw = cache.d_raw.resize(n, net_.outputs());

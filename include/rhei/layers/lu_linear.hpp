@@ -101,7 +101,11 @@ class LuLinear {
 
   /// Permutation and signs are state: a reader fills them in after this.
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()); }
-  static LuLinear from_options(const Options& options) { return LuLinear(options.get_size("dim", 1)); }
+  static LuLinear from_options(const Options& options) {
+    const Index dim = options.get_size("dim", 1);
+    options.check_tensor(dim, dim);
+    return LuLinear(dim);
+  }
   /// \throws std::runtime_error unless the permutation that was read is one and all signs are 1 or -1.
   void check_state() const {
     const std::string defect = detail::permutation_defect(permutation_);

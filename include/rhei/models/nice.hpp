@@ -26,7 +26,7 @@ auto nice(Index dim, const NiceOptions& options, Rng& rng) {
               Repeat(options.layers,
                      [&](int i) {
                        return AdditiveCoupling<S>(dim,
-                                                  {.transformed = i % 2 == 0 ? odd_features(dim) : even_features(dim),
+                                                  {.transformed = alternating_features(dim, i),
                                                    .net = {options.hidden, options.activation},
                                                    .context_dim = options.context_dim},
                                                   rng);

@@ -6,6 +6,7 @@
 
 #include <rhei/nn/dense.hpp>
 #include <rhei/nn/net.hpp>
+#include <utility>
 #include <vector>
 
 namespace rhei {
@@ -67,13 +68,14 @@ class Mlp {
     const NetOptions net = detail::net_options(options);
     const Index inputs = options.get_size("inputs"), context = options.get_size("context");
     const Index outputs = options.get_size("outputs", 1);
+    std::vector<std::pair<Index, Index>> shapes = {{context, net.hidden.empty() ? outputs : net.hidden.front()}};
     Index before = inputs;
     for (const Index width : net.hidden) {
-      options.check_tensor(before, width);
+      shapes.emplace_back(before + 1, width);  // weight and bias
       before = width;
     }
-    options.check_tensor(before, outputs);
-    options.check_tensor(context, net.hidden.empty() ? outputs : net.hidden.front());
+    shapes.emplace_back(before + 1, outputs);
+    options.check_tensors(shapes);
     return Mlp(inputs, context, outputs, net);
   }
 

@@ -73,15 +73,17 @@ void add_product(Panel<S> c, Panel<const S> a, Panel<const S> b) {
   const Index depth = transpose_a ? a.rows : a.cols;
   const auto left = [&](Index i, Index k) { return transpose_a ? a.at(k, i) : a.at(i, k); };
   const auto right = [&](Index k, Index j) { return transpose_b ? b.at(j, k) : b.at(k, j); };
-  constexpr Index few = 8;       // below this a product is done vector by vector
-  constexpr Index long_ = 8192;  // and Eigen may copy a vector of this length onto the stack
+  // Below `few` rows or columns a product is done vector by vector, over blocks of the other factor that stay in the
+  // second-level cache meanwhile; for one vector they need not, but Eigen may copy its part of it onto the stack.
+  constexpr Index few = 8;
+  const Index block = std::min(c.rows, c.cols) > 1 ? 256 : 8192;
   if (c.rows < few) {
-    for_each_tile(c.rows, c.cols, depth, 1, long_, long_, [&](Index i, Index, Index j, Index cols, Index k, Index d) {
+    for_each_tile(c.rows, c.cols, depth, 1, block, block, [&](Index i, Index, Index j, Index cols, Index k, Index d) {
       add_matrix_vector<!transpose_b>(c.at(i, j), c.stride, right(k, j), cols, d, b.stride, left(i, k),
                                       transpose_a ? 1 : a.stride);
     });
   } else if (c.cols < few) {
-    for_each_tile(c.rows, c.cols, depth, long_, 1, long_, [&](Index i, Index rows, Index j, Index, Index k, Index d) {
+    for_each_tile(c.cols, c.rows, depth, 1, block, block, [&](Index j, Index, Index i, Index rows, Index k, Index d) {
       add_matrix_vector<transpose_a>(c.at(i, j), Index(1), left(i, k), rows, d, a.stride, right(k, j),
                                      transpose_b ? b.stride : 1);
     });

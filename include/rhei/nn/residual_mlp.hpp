@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <rhei/nn/dense.hpp>
 #include <rhei/nn/net.hpp>
+#include <utility>
 #include <vector>
 
 namespace rhei {
@@ -102,10 +103,12 @@ class ResidualMlp {
     const NetOptions net = detail::net_options(options);
     const Index inputs = options.get_size("inputs"), context = options.get_size("context");
     const Index outputs = options.get_size("outputs", 1);
-    for (const Index width : net.hidden) {
-      options.check_tensor(std::max({inputs, context, outputs}), width);
-      options.check_tensor(width, width);
+    std::vector<std::pair<Index, Index>> shapes;
+    for (const Index width : net.hidden) {  // weights and biases, those at the ends of the net with the first block's
+      if (shapes.empty()) shapes = {{inputs + context + 1, width}, {width + 1, outputs}};
+      shapes.insert(shapes.end(), {{width + 1, width}, {width + 1, width}, {context + 1, width}});
     }
+    options.check_tensors(shapes);
     return ResidualMlp(inputs, context, outputs, net);
   }
 

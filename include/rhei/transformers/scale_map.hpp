@@ -8,6 +8,7 @@
 /// derivative from the log-scale alone, so that nothing else need be remembered.
 
 #include <array>
+#include <cmath>
 #include <rhei/core/options.hpp>
 #include <rhei/nn/math.hpp>
 #include <string_view>
@@ -53,7 +54,8 @@ class ScaleMap {
   void describe(Options& options) const {
     options.set("scale_map", std::string(kNames[static_cast<std::size_t>(kind_)])).set("constant", constant_);
   }
-  /// \throws std::runtime_error for a name that is none of the policies.
+  /// \throws std::runtime_error for a name that is none of the policies, std::invalid_argument for a constant that is
+  /// no finite number above 0.
   static ScaleMap from_options(const Options& options) {
     const auto& name = options.get<std::string>("scale_map");
     for (std::size_t i = 0; i < kNames.size(); ++i)
@@ -64,7 +66,9 @@ class ScaleMap {
 
  private:
   ScaleMap(Kind kind, double constant) : kind_(kind), constant_(constant) {
-    detail::check_value("ScaleMap", "the constant", constant, kind == Kind::exponential || constant > 0, "more than 0");
+    detail::check_value("ScaleMap", "the constant", constant,
+                        kind == Kind::exponential || (constant > 0 && std::isfinite(constant)),
+                        "a finite number above 0");
   }
 
   /// f(r -> log-scale s, s -> ds/dr), both on Lanes<S>.
@@ -80,14 +84,14 @@ class ScaleMap {
         return f([=](L r) { return c * rhei::tanh(inverse_c * r); },
                  [=](L s) { return S(1) - (inverse_c * s) * (inverse_c * s); });
       case Kind::softsign:
-        return f([=](L r) { return r / (S(1) + abs(inverse_c * r)); },
+        return f([=](L r) { return c * (r / (c + abs(r))); },  // so that the largest numbers do not overflow
                  [=](L s) { return (S(1) - abs(inverse_c * s)) * (S(1) - abs(inverse_c * s)); });
       case Kind::sigmoid:  // the slope of the sigmoid is (e^s - c) (1 - (e^s - c))
         return f([=](L r) { return log(rhei::sigmoid(r + S(2)) + c); },
                  [=](L s) { return (exp(s) - c) * (S(1) + c - exp(s)) / exp(s); });
-      case Kind::softplus:  // the slope of softplus(r) = e^s - c is sigmoid(r) = 1 - exp(-(e^s - c))
+      case Kind::softplus:  // the slope of softplus(r) = e^s - c is sigmoid(r) = 1 - exp(c - e^s)
         return f([=](L r) { return log(rhei::softplus(r) + c); },
-                 [=](L s) { return (S(1) - exp(c - exp(s))) / exp(s); });
+                 [=](L s) { return -expm1_negative(c - exp(s)) / exp(s); });
     }
   }
 

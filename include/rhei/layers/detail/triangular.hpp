@@ -150,7 +150,11 @@ void add_triangle_gradient(ConstBatch<S> a, ConstBatch<S> b, Matrix<S>& m, Index
     for (Index j = first; j < first + count; ++j) {
       const Index begin = lower ? j + 1 : first;
       const Index others = lower ? first + count - begin : j - first;
-      if (others > 0) m.col(j).segment(begin, others).noalias() += a.middleCols(begin, others).transpose() * b.col(j);
+      auto target = m.col(j).segment(begin, others);
+      if (a.rows() == 1)
+        target += b.coeff(0, j) * Eigen::Map<const Vector<S>>(a.data() + begin, others);
+      else if (others > 0)
+        target.noalias() += a.middleCols(begin, others).transpose() * b.col(j);
     }
     return;
   }
