@@ -7,6 +7,7 @@
 #include <rhei/io/load.hpp>
 #include <utility>
 
+#include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -297,7 +298,7 @@ TEST_CASE("a damaged file is loaded or refused", "[io][load]") {
     damaged.metadata["flow"] = text;
     return load<float>(damaged);
   });
-  CHECK(of_architecture < 1000);  // a change of an initial "constant" is one that passes
+  CHECK(of_architecture < 1000);  // a change of the "constant" of a scale map is one that passes
   const std::size_t header = whole.find("}}") + 2;
   survivors(whole.substr(0, header), 4000,
             [&](std::string text) { return load<float>(parse_safetensors(text + whole.substr(header))); });
@@ -305,7 +306,8 @@ TEST_CASE("a damaged file is loaded or refused", "[io][load]") {
   survivors(plain, 500, [&](const std::string& text) {  // tensors: any bits are parameters, but not any bits are state
     return load<float>(parse_safetensors(whole.substr(0, header) + text));
   });
-  CHECK(peak_memory() - before < 64);
+  // a sanitizer holds on to what was freed
+  if (test::counts_allocations()) CHECK(peak_memory() - before < 64);
 }
 
 TEST_CASE("a layer of one's own is loaded through the registry", "[io][load]") {

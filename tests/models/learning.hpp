@@ -43,8 +43,8 @@ void learns(Model flow, std::string_view toy_name, Index steps, double part) {
   CHECK((flow.log_prob(test.cast<float>()).template cast<double>() - precise.log_prob(test)).array().abs().mean() <
         1e-4);
 
-  const CellGrid grid{16, 80};
-  const Vector<double> probability = grid.integrate([&](const Matrix<double>& x) { return precise.log_prob(x); }, 5);
+  const CellGrid grid{12, 80};
+  const Vector<double> probability = grid.integrate([&](const Matrix<double>& x) { return precise.log_prob(x); }, 8);
   CHECK(probability.sum() == Approx(1).margin(1e-3));
   const Index draws = 100'000;
   const auto [statistic, threshold, degrees] =

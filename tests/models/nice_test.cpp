@@ -14,7 +14,7 @@ TEST_CASE("nice learns, integrates to one and draws from its own density", "[mod
   Rng rng(5);
   const auto flow = models::nice<float>(2, {.hidden = {32, 32}}, rng);
   learns(flow, "two_moons", 800, 0.5);
-  learns(flow, "eight_gaussians", 800, 0.5);
+  learns(flow, "pinwheel", 800, 0.5);  // a map that preserves volume cannot part a mode in several
 }
 
 TEST_CASE("nice starts by standardising and knows one dimension", "[models]") {

@@ -4,6 +4,8 @@
 /// \file
 /// One optimizer step of maximum likelihood: what `fit` repeats, for programs that want a loop of their own.
 
+#include <cmath>
+#include <functional>
 #include <rhei/core/flow.hpp>
 #include <rhei/core/workers.hpp>
 #include <rhei/train/adam.hpp>
@@ -51,14 +53,12 @@ class Trainer {
     if (workers_.count() == 1)
       work(0);
     else
-      workers_.run(work);
+      workers_.run(std::ref(work));  // by reference: a copy of the captures would be allocated
     Step result;
     for (std::size_t i = 1; i < parts_.size(); ++i)
       for (std::size_t t = 0; t < parameters_.size(); ++t) parts_[0].tensors[t].values += parts_[i].tensors[t].values;
     for (const Part& part : parts_) result.loss += part.loss;
-    double squares = 0;
-    for (const auto& tensor : parts_[0].tensors) squares += static_cast<double>(tensor.values.squaredNorm());
-    result.gradient_norm = std::sqrt(squares);
+    result.gradient_norm = norm_of_gradient();
     return result;
   }
 
@@ -81,6 +81,16 @@ class Trainer {
   [[nodiscard]] Adam<S>& optimizer() { return adam_; }
 
  private:
+  /// In double only where the squares overflow a float: a few outliers may do that, and clipping then still helps.
+  [[nodiscard]] double norm_of_gradient() const {
+    double squares = 0;
+    for (const auto& tensor : parts_[0].tensors) {
+      const S own = tensor.values.squaredNorm();
+      squares += std::isfinite(own) ? static_cast<double>(own) : tensor.values.template cast<double>().squaredNorm();
+    }
+    return std::sqrt(squares);
+  }
+
   struct Part {
     explicit Part(typename Model::Gradient g) : gradient(std::move(g)) {}
     typename Model::Cache cache;
