@@ -53,7 +53,7 @@ Result fit_toy(const rhei::data::Toy& toy, Flow flow, const Arguments& arguments
   const rhei::FitReport report = rhei::fit(flow, draw,
                                            {.seconds = arguments.seconds,
                                             .batch_size = 256,
-                                            .learning_rate = 2e-3,
+                                            .learning_rate = 5e-4,
                                             .threads = arguments.threads,
                                             .progress = true},
                                            rng);

@@ -10,6 +10,7 @@
 #include <iterator>
 #include <numeric>
 #include <optional>
+#include <rhei/io/flow_file.hpp>
 #include <sstream>
 
 #include "support/allocation_counter.hpp"
@@ -783,8 +784,7 @@ template bool same_values(const AnyLayer<double>&, const AnyLayer<double>&);
 
 template <Real S>
 AnyLayer<S> reload(const AnyLayer<S>& layer, AnyLayer<S> other) {
-  copy_values(layer, other);
-  rhei::check_state(other);
+  load_into(other, parse_safetensors(format_safetensors(to_safetensors(layer))));
   return other;
 }
 template AnyLayer<float> reload(const AnyLayer<float>&, AnyLayer<float>);
