@@ -14,7 +14,9 @@ struct AdamOptions {
   double beta1 = 0.9;
   double beta2 = 0.999;
   double epsilon = 1e-8;
-  double weight_decay = 0;  ///< decoupled (AdamW): every step also shrinks a parameter by learning_rate * weight_decay
+  /// Decoupled (AdamW): every step also shrinks the weights of nets, which are the tensors with "weight" in their name,
+  /// by learning_rate * weight_decay. Biases, shifts and scales stay: shrinking a shift would move the data.
+  double weight_decay = 0;
 };
 
 /// The moments of one run over one list of parameters.
@@ -41,12 +43,13 @@ class Adam {
     const S correction = static_cast<S>(std::sqrt(1 - std::pow(options_.beta2, t)));
     const S rate = static_cast<S>(learning_rate / (1 - std::pow(options_.beta1, t))) * correction;
     const S epsilon = static_cast<S>(options_.epsilon) * correction;
-    const S keep = static_cast<S>(1 - learning_rate * options_.weight_decay);
+    const S shrink = static_cast<S>(1 - learning_rate * options_.weight_decay);
     const S b1 = static_cast<S>(options_.beta1), b2 = static_cast<S>(options_.beta2);
     const S scale = static_cast<S>(gradient_scale);
     Index offset = 0;
     for (std::size_t i = 0; i < parameters.size(); ++i) {
       const Index size = parameters[i].values.size();
+      const S keep = parameters[i].name.find("weight") == std::string::npos ? S(1) : shrink;
       for (Index at = 0; at < size; at += kBlock) {  // in blocks that stay in the first-level cache
         const Index n = std::min(kBlock, size - at);
         const auto g = ConstValues<S>(gradient[i].values.data() + at, n).array() * scale;
