@@ -18,7 +18,7 @@ using rhei::Matrix;
 using rhei::Vector;
 
 /// Weight decay acts as a prior that weighs as much as so many rows: without it a few hundred rows are learnt by heart.
-constexpr double kPriorRows = 250;
+constexpr double kPriorRows = 750;
 
 struct Arguments : examples::CommonOptions {
   std::string table;
@@ -201,7 +201,8 @@ void train_by_name(const rhei::Table& table, const Arguments& arguments) {
     train<S>(table, arguments, [](Index dim, rhei::Rng& rng) { return rhei::models::nice<S>(dim, {}, rng); });
   else
     train<S>(table, arguments, [](Index dim, rhei::Rng& rng) {
-      return rhei::models::realnvp<S>(dim, {.layers = 8, .hidden = {64, 64}}, rng);
+      return rhei::models::realnvp<S>(dim, {.layers = 8, .hidden = {64, 64}, .scale_map = rhei::ScaleMap::tanh(1)},
+                                      rng);
     });
 }
 
