@@ -14,6 +14,7 @@ namespace rhei {
 enum class Keep {
   nothing,     ///< no pullback follows: intermediate batches and caches may be shared and overwritten
   everything,  ///< a pullback may follow
+  output,      ///< a pullback may follow and rebuilds each layer's input from its output: memory independent of depth
 };
 
 /// One evaluation of a layer. New needs of later layers join here, without a change to the others.
@@ -21,6 +22,7 @@ template <Real S>
 struct Call {
   ConstBatch<S> context = {};    ///< n x C, or 1 x C for all samples, or 0 columns where nothing is conditional
   bool training = false;         ///< statistics of this batch rather than stored ones, where a layer has any
+  bool repeat = false;           ///< batch statistics and draws are those that the cache holds, not new ones
   Keep keep = Keep::everything;  ///< what a pullback will need
   Rng* rng = nullptr;            ///< for layers that draw
 };
