@@ -196,6 +196,7 @@ template <class To, class From>
 To cast_to(const From& from) {
   To to = To::from_options(from.options());
   copy_values(from, to);
+  if constexpr (requires { to.check_state(); }) to.check_state();
   return to;
 }
 

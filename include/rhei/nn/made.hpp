@@ -1,0 +1,455 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// MADE, the masked autoencoder for distribution estimation (Germain et al. 2015), as autoregressive flows use it: a
+/// net whose outputs for feature i depend on the features before i alone. Plain, or with residual blocks (Durkan et al.
+/// 2019).
+///
+/// Input i = 0 ... D-1 has degree i + 1, a hidden unit a degree in 0 ... D-1, and the m outputs of feature i have
+/// degree i. A weight counts only where degree(its input) <= degree(its output): so a unit of degree g sees the first g
+/// features.
+///
+///   plain     a_l = act(s_l),  s_l = a_{l-1} W_l + b_l  [s_0 += c W_c]
+///   residual  s_0 = x W_0 + b_0 [+ c W_c0];  s_2k = s_2k-2 + act(s_2k-1) W_2k + b_2k,
+///             s_2k-1 = act(s_2k-2) W_2k-1 + b_2k-1 [+ c W_ck]
+///
+/// The units of every layer are kept **sorted by degree** (an exact reordering of the same net), which makes every
+/// weight matrix block triangular, and with it three things possible that a net with masked weights cannot do:
+///
+/// - the blocks of zeros are skipped;
+/// - `sweep`, the direction in which feature i must be made from the outputs of the features before it, evaluates each
+///   unit exactly once, as soon as the features it sees exist: a recursion over halves of the degrees, as in a blocked
+///   triangular solve, leaves most of the work to large products. The textbook's D passes of the net become one;
+/// - `sweep_pullback` differentiates that for the price of one backward pass, from the last degree down to the first.
+///
+/// Entries of the weights that do not count are ignored, whatever they hold; their gradient is zero.
+
+#include <algorithm>
+#include <rhei/nn/dense.hpp>
+#include <rhei/nn/net.hpp>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+namespace rhei {
+
+/// The hidden layers of a MADE.
+struct MadeOptions {
+  std::vector<Index> hidden = {64, 64};  ///< widths; with residual blocks one for each block, all the same
+  Activation activation = Activation::relu;
+  bool residual = false;        ///< pre-activation residual blocks rather than plain layers
+  bool random_degrees = false;  ///< drawn (Germain et al. 2015, section 4.2) rather than spread evenly
+};
+
+/// A net of D inputs and m outputs for each, where the outputs of a feature depend on the features before it, and on a
+/// context. Batches: input n x D, context n x C or 1 x C or empty, output n x (D m), the m outputs of feature i in
+/// columns i m ... (i + 1) m - 1.
+template <Real S>
+class Made {
+ public:
+  using Scalar = S;
+  static constexpr std::string_view type = "made";
+
+  struct Parameters {
+    std::vector<Matrix<S>> weight;          ///< of map l, its inputs x its outputs, both sorted by degree
+    std::vector<RowVector<S>> bias;         ///< of map l
+    std::vector<Matrix<S>> context_weight;  ///< of the maps that take the context: the first of the net, of each block
+
+    template <class Self, class F>
+    static void each_parameter(Self& self, F&& f) {
+      f("weight", self.weight);
+      f("bias", self.bias);
+      if (!self.context_weight.empty()) f("context_weight", self.context_weight);
+    }
+  };
+  using Gradient = Parameters;
+
+  struct Cache {
+    Index rows = 0;
+    Index units = 0;                    ///< hidden units that the last evaluation computed
+    std::vector<Buffer<S>> sum, after;  ///< s_l, and what map l + 1 is given where that is not s_l itself
+    std::vector<Buffer<S>> d_sum;       ///< dL/ds_l
+    Buffer<S> row;                      ///< scratch: one row of sums
+  };
+
+  /// Initialised as PyTorch does (uniform on +-1/sqrt(inputs that count)), in the second map of each residual block on
+  /// +-1e-3; the last map is zero.
+  /// \throws std::invalid_argument if a size is not possible.
+  Made(Index features, Index outputs_per_feature, Index context, const MadeOptions& options, Rng& rng)
+      : Made(features, outputs_per_feature, context, options) {
+    for (std::size_t level = 0; level < degrees_.size(); ++level) {
+      const Index lowest = level > 0 && options.random_degrees ? degrees_[level - 1].front() : lowest_degree();
+      const auto width = static_cast<std::int64_t>(degrees_[level].size());
+      for (std::int64_t j = 0; j < width; ++j) {
+        const Index spread = features - lowest;
+        degrees_[level][static_cast<std::size_t>(j)] =
+            lowest + (options.random_degrees ? rng.below(spread) : j * spread / width);
+      }
+      std::sort(degrees_[level].begin(), degrees_[level].end());
+    }
+    check_state();
+    for (Index l = 0; l < last(); ++l) {
+      const bool second = options.residual && l > 0 && l % 2 == 0;
+      auto& weight = parameters_.weight[at(l)];
+      for (Index j = 0; j < weight.cols(); ++j) {
+        const Index seen = start(l, degree(l + 1, j) + 1) + (takes_context(l) ? context : 0);
+        const double bound = second ? 1e-3 : detail::initial_bound(seen);
+        detail::draw_uniform(weight.col(j), bound, rng);
+        detail::draw_uniform(parameters_.bias[at(l)].segment(j, 1), bound, rng);
+        if (takes_context(l)) detail::draw_uniform(context_weight(parameters_, l).col(j), bound, rng);
+      }
+    }
+  }
+
+  [[nodiscard]] Index features() const { return parameters_.weight.front().rows(); }
+  [[nodiscard]] Index outputs() const { return parameters_.weight.back().cols(); }
+  [[nodiscard]] Index outputs_per_feature() const { return outputs() / features(); }
+  [[nodiscard]] Index context_dim() const {
+    return parameters_.context_weight.empty() ? 0 : parameters_.context_weight.front().rows();
+  }
+  /// The number of hidden units.
+  [[nodiscard]] Index units() const {
+    Index count = 0;
+    for (Index l = 0; l < last(); ++l) count += width(l);
+    return count;
+  }
+  [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
+  [[nodiscard]] Parameters& parameters() { return parameters_; }
+  [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  [[nodiscard]] const MadeOptions& made_options() const { return options_; }
+  /// The degrees of the units, ascending, for each hidden layer; one list for all layers of a residual net.
+  [[nodiscard]] const std::vector<std::vector<std::int64_t>>& degrees() const { return degrees_; }
+
+  [[nodiscard]] Options options() const {
+    return Options(type)
+        .set("features", features())
+        .set("outputs_per_feature", outputs_per_feature())
+        .set("context", context_dim())
+        .set("hidden", Options::Integers(options_.hidden.begin(), options_.hidden.end()))
+        .set("activation", to_string(options_.activation))
+        .set("residual", options_.residual);
+  }
+  /// A net of that description with all parameters and degrees zero, for a reader to fill.
+  static Made from_options(const Options& options) {
+    const Index features = options.get_size("features", 1), outputs = options.get_size("outputs_per_feature", 1);
+    const Index context = options.get_size("context");
+    const MadeOptions made{.hidden = options.get_sizes("hidden", 1),
+                           .activation = parse_activation(options.get<std::string>("activation")),
+                           .residual = options.get<bool>("residual")};
+    std::vector<std::pair<Index, Index>> shapes;
+    Index before = features;
+    for (const Index width : made.hidden) {  // weights and biases; the second maps of blocks with the first
+      shapes.emplace_back(before + 1 + context, width);
+      if (made.residual) shapes.emplace_back(width + 1, width);
+      before = width;
+    }
+    options.check_tensors({{features, outputs}});
+    shapes.emplace_back(before + 1, features * outputs);
+    options.check_tensors(shapes);
+    Made net(features, outputs, context, made);
+    net.check_state();
+    return net;
+  }
+  /// \throws std::runtime_error unless all degrees ascend within 0 ... D-1.
+  void check_state() {
+    const Index dims = features();
+    for (const auto& level : degrees_)
+      for (std::size_t j = 0; j < level.size(); ++j)
+        if (level[j] < (j > 0 ? level[j - 1] : 0) || level[j] >= dims)
+          throw std::runtime_error("Made: degree " + std::to_string(j) + " is " + std::to_string(level[j]) +
+                                   ", expected ascending values from 0 to " + std::to_string(dims - 1));
+    starts_.assign(at(last() + 2), std::vector<Index>(at(dims + 1)));
+    for (Index g = 0; g <= dims; ++g) {
+      starts_.front()[at(g)] = std::max<Index>(g - 1, 0);
+      starts_.back()[at(g)] = g * outputs_per_feature();
+      for (Index l = 0; l < last(); ++l) {
+        const auto& level = level_degrees(l);
+        starts_[at(l + 1)][at(g)] = std::lower_bound(level.begin(), level.end(), g) - level.begin();
+      }
+    }
+  }
+
+  /// Writes the outputs for an input that is known. Outputs must not overlap inputs.
+  void forward(ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache) const {
+    run("Made::forward", input, context, output, cache, [](Index) {});
+  }
+
+  /// Writes d_input and adds to d_context and gradient, each of which may be null, given d_output = dL/doutput.
+  void pullback(ConstBatch<S> input, ConstBatch<S> context, Cache& cache, ConstBatch<S> d_output, Batch<S>* d_input,
+                Batch<S>* d_context, Gradient* gradient) const {
+    if (d_input) d_input->setZero();
+    run_back("Made::pullback", input, context, cache, d_input, d_output, d_context, gradient, [](Index) {});
+  }
+
+  /// The other order: `make(i)` is called for i = 0 ... D-1 as soon as the outputs of feature i are complete, and must
+  /// then write column i of `input`.
+  template <class MakeFeature>
+  void sweep(Batch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache, MakeFeature&& make) const {
+    run("Made::sweep", input, context, output, cache, make);
+  }
+
+  /// The pullback of `sweep`. `d_input` holds dL/dinput of what was made, and ends as scratch; `pull(i)` is called for
+  /// i = D-1 ... 0 when column i of d_input also holds what came back through the net, and must then write the columns
+  /// of d_output that belong to feature i.
+  template <class PullFeature>
+  void sweep_pullback(ConstBatch<S> input, ConstBatch<S> context, Cache& cache, Batch<S> d_input, Batch<S> d_output,
+                      Batch<S>* d_context, Gradient* gradient, PullFeature&& pull) const {
+    run_back("Made::sweep_pullback", input, context, cache, &d_input, d_output, d_context, gradient, pull);
+  }
+
+  template <Real T>
+  [[nodiscard]] Made<T> cast() const {
+    return cast_to<Made<T>>(*this);
+  }
+  template <class Self, class F>
+  static void each_parameter(Self& self, F&& f) {
+    Parameters::each_parameter(self.parameters_, f);
+  }
+  template <class Self, class F>
+  static void each_state(Self& self, F&& f) {
+    f("degrees", self.degrees_);
+  }
+
+ private:
+  /// All zero; degrees and what follows from them are not yet set.
+  Made(Index features, Index outputs_per_feature, Index context, const MadeOptions& options) : options_(options) {
+    detail::check_value("Made", "the number of features", features, features >= 1, "1 or more");
+    detail::check_value("Made", "the number of outputs per feature", outputs_per_feature, outputs_per_feature >= 1,
+                        "1 or more");
+    const Index outputs = features * outputs_per_feature;
+    detail::check_net_sizes("Made", features, context, outputs, {options.hidden, options.activation});
+    const auto& hidden = options.hidden;
+    detail::check_value("Made", "the number of hidden layers", hidden.size(), !hidden.empty(), "at least 1");
+    if (options.residual)
+      for (const Index width : hidden)
+        detail::check_value("Made", "a hidden width", width, width == hidden.front(),
+                            std::to_string(hidden.front()) + ", the same for all residual blocks");
+    const auto add = [&](Index rows, Index cols) {
+      parameters_.weight.push_back(Matrix<S>::Zero(rows, cols));
+      parameters_.bias.push_back(RowVector<S>::Zero(cols));
+    };
+    if (options.residual) {
+      add(features, hidden.front());
+      for (std::size_t block = 0; block < 2 * hidden.size(); ++block) add(hidden.front(), hidden.front());
+      add(hidden.front(), outputs);
+    } else {
+      for (std::size_t l = 0; l < hidden.size(); ++l) add(l == 0 ? features : hidden[l - 1], hidden[l]);
+      add(hidden.back(), outputs);
+    }
+    if (context > 0)
+      for (Index l = 0; l < last(); ++l)
+        if (l == 0 || (options.residual && l % 2 == 1))
+          parameters_.context_weight.push_back(Matrix<S>::Zero(context, width(l)));
+    for (const Index width : hidden) {
+      degrees_.emplace_back(width, 0);
+      if (options.residual) break;
+    }
+  }
+
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+  // Map l = 0 ... last() leads from level l to level l + 1; level 0 is the input.
+  [[nodiscard]] Index last() const { return static_cast<Index>(parameters_.weight.size()) - 1; }
+  [[nodiscard]] Index width(Index l) const { return parameters_.bias[at(l)].size(); }
+  /// Units of level l with a degree below g; of the inputs only those that anything depends on.
+  [[nodiscard]] Index start(Index level, Index g) const { return starts_[at(level)][at(g)]; }
+  [[nodiscard]] const std::vector<std::int64_t>& level_degrees(Index l) const {
+    return degrees_[options_.residual ? 0 : at(l)];
+  }
+  [[nodiscard]] Index degree(Index level, Index unit) const { return level_degrees(level - 1)[at(unit)]; }
+  /// A unit of degree 0 sees the context alone.
+  [[nodiscard]] Index lowest_degree() const { return context_dim() > 0 || features() == 1 ? 0 : 1; }
+
+  [[nodiscard]] bool takes_context(Index l) const {
+    return context_dim() > 0 && l < last() && (l == 0 || (options_.residual && l % 2 == 1));
+  }
+  template <class P>
+  static auto& context_weight(P& parameters, Index l) {
+    return parameters.context_weight[at((l + 1) / 2)];
+  }
+  /// Whether s_l is added to s_{l+2}.
+  [[nodiscard]] bool is_trunk(Index l) const { return options_.residual && l % 2 == 0 && l < last(); }
+  [[nodiscard]] bool is_activated(Index l) const { return !options_.residual || l + 1 < last(); }
+  /// Whether the activation may overwrite s_l.
+  [[nodiscard]] bool is_in_place(Index l) const {
+    return !is_activated(l) || (!is_trunk(l) && derivative_from_output(options_.activation));
+  }
+  ConstBatch<S> after(const Cache& cache, Index l) const {
+    return is_in_place(l) ? cache.sum[at(l)].view() : cache.after[at(l)].view();
+  }
+
+  /// Degrees that are taken one after the other rather than in halves: all where a few rows make every product one of
+  /// a matrix and a vector.
+  [[nodiscard]] Index leaf(Index rows) const { return rows < 8 ? features() : 4; }
+
+  template <class Make>
+  void run(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache,
+           Make&& make) const {
+    const Index rows = input.rows();
+    detail::check_shape(where, "the input", rows, input.cols(), -1, features());
+    detail::check_context(where, context, rows, context_dim());
+    detail::check_shape(where, "the output", output.rows(), output.cols(), rows, outputs());
+    cache.rows = rows;
+    cache.units = 0;
+    for (auto* buffers : {&cache.sum, &cache.after, &cache.d_sum})
+      if (buffers->size() != at(last())) buffers->resize(at(last()));
+    for (Index l = 0; l < last(); ++l) {
+      Batch<S> sum = cache.sum[at(l)].resize(rows, width(l));
+      if (!is_in_place(l)) cache.after[at(l)].resize(rows, width(l));
+      const RowVector<S>& bias = parameters_.bias[at(l)];
+      if (takes_context(l) && context.rows() == 1) {  // computed once for all rows
+        auto shared = cache.row.resize(1, width(l));
+        shared = bias;
+        add_product(shared, context, context_weight(parameters_, l));
+        detail::fill_rows(sum, shared.data());
+      } else {
+        detail::fill_rows(sum, bias.data());
+        if (takes_context(l)) add_product(sum, context, context_weight(parameters_, l));
+      }
+    }
+    detail::fill_rows(output, parameters_.bias.back().data());
+    run_range(0, features(), input, output, cache, make);
+  }
+
+  template <class Pull>
+  void run_back(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Cache& cache, Batch<S>* d_input,
+                ConstBatch<S> d_output, Batch<S>* d_context, Gradient* gradient, Pull&& pull) const {
+    detail::check_shape(where, "the batch in the cache", cache.rows, features(), input.rows(), input.cols());
+    detail::check_shape(where, "d_output", d_output.rows(), d_output.cols(), input.rows(), outputs());
+    detail::check_context(where, context, input.rows(), context_dim());
+    if (d_input) detail::check_shape(where, "d_input", d_input->rows(), d_input->cols(), input.rows(), input.cols());
+    if (d_context)
+      detail::check_shape(where, "d_context", d_context->rows(), d_context->cols(), context.rows(), context.cols());
+    for (Index l = 0; l < last(); ++l) cache.d_sum[at(l)].resize(input.rows(), width(l)).setZero();
+    run_back_range(0, features(), d_input, d_output, cache, pull);
+    if (gradient) add_weight_gradients(0, features(), input, d_output, cache, *gradient);
+    for (Index l = 0; l <= last(); ++l) {
+      const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);
+      if (gradient) detail::add_row_sums(d, Batch<S>(gradient->bias[at(l)]));
+      if (takes_context(l))
+        detail::add_context_gradient(context, context_weight(parameters_, l), d, d_context,
+                                     gradient ? &context_weight(*gradient, l) : nullptr, cache.row);
+    }
+  }
+
+  /// From complete sums of `count` units of map l on to what the next map is given.
+  void finish(Index l, Index first, Index count, Cache& cache) const {
+    Batch<S> sum = cache.sum[at(l)].view().features(first, count);
+    if (l > 0 && is_trunk(l)) sum += cache.sum[at(l - 2)].view().features(first, count);
+    if (is_activated(l))
+      activate<S>(options_.activation, sum, is_in_place(l) ? sum : cache.after[at(l)].view().features(first, count));
+    cache.units += count;
+  }
+
+  /// From what came back to the outputs of `count` units of map l to their sums.
+  void finish_pullback(Index l, Index first, Index count, Cache& cache) const {
+    Batch<S> d = cache.d_sum[at(l)].view().features(first, count);
+    if (is_activated(l))
+      activate_pullback<S>(options_.activation, cache.sum[at(l)].view().features(first, count),
+                           after(cache, l).features(first, count), d);
+    if (is_trunk(l) && l + 2 < last()) d += cache.d_sum[at(l + 2)].view().features(first, count);
+  }
+
+  /// A block of W_l, by the degrees of its rows and columns. It is dense where row_end <= col + 1.
+  struct Block {
+    Index row, rows, col, cols;
+    [[nodiscard]] bool empty() const { return rows == 0 || cols == 0; }
+  };
+  [[nodiscard]] Block block(Index l, Index row_degree, Index row_end, Index col_degree, Index col_end) const {
+    const Index row = start(l, row_degree), col = start(l + 1, col_degree);
+    return {row, start(l, row_end) - row, col, start(l + 1, col_end) - col};
+  }
+
+  /// y += x W for a dense block.
+  void add_block(Index l, const Block& b, const ConstBatch<S>& x, Batch<S> y) const {
+    if (!b.empty())
+      add_product(y.middleCols(b.col, b.cols), x.middleCols(b.row, b.rows),
+                  parameters_.weight[at(l)].block(b.row, b.col, b.rows, b.cols));
+  }
+  /// x += y W^T for a dense block.
+  void add_block_transposed(Index l, const Block& b, const ConstBatch<S>& y, Batch<S> x) const {
+    if (!b.empty())
+      add_product_transposed(x.middleCols(b.row, b.rows), y.middleCols(b.col, b.cols),
+                             parameters_.weight[at(l)].block(b.row, b.col, b.rows, b.cols));
+  }
+
+  /// Makes the features first ... end - 1: all sums of these degrees hold what comes from lower ones.
+  template <class Make>
+  void run_range(Index first, Index end, const ConstBatch<S>& input, const Batch<S>& output, Cache& cache,
+                 Make& make) const {
+    const auto add = [&](Index l, const Block& b) {
+      add_block(l, b, l == 0 ? input : after(cache, l - 1), l == last() ? output : cache.sum[at(l)].view());
+    };
+    if (end - first > leaf(input.rows())) {
+      const Index middle = (first + end) / 2;
+      run_range(first, middle, input, output, cache, make);
+      for (Index l = 0; l <= last(); ++l) add(l, block(l, first, middle, middle, end));
+      run_range(middle, end, input, output, cache, make);
+      return;
+    }
+    for (Index g = first; g < end; ++g) {
+      for (Index l = 0; l <= last(); ++l) {
+        const Block b = block(l, first, g + 1, g, g + 1);
+        add(l, b);
+        if (l < last() && b.cols > 0) finish(l, b.col, b.cols, cache);
+      }
+      make(g);
+    }
+  }
+
+  /// Pulls back the features end - 1 ... first: everything that comes from higher degrees has been added.
+  template <class Pull>
+  void run_back_range(Index first, Index end, Batch<S>* d_input, const ConstBatch<S>& d_output, Cache& cache,
+                      Pull& pull) const {
+    const auto add = [&](Index l, const Block& b) {
+      if (l > 0 || d_input)
+        add_block_transposed(l, b, l == last() ? d_output : detail::read(cache.d_sum[at(l)]),
+                             l == 0 ? *d_input : cache.d_sum[at(l - 1)].view());
+    };
+    if (end - first > leaf(d_output.rows())) {
+      const Index middle = (first + end) / 2;
+      run_back_range(middle, end, d_input, d_output, cache, pull);
+      for (Index l = last(); l >= 0; --l) add(l, block(l, first, middle, middle, end));
+      run_back_range(first, middle, d_input, d_output, cache, pull);
+      return;
+    }
+    for (Index g = end - 1; g >= first; --g) {
+      pull(g);
+      for (Index l = last(); l >= 0; --l) {
+        const Block b = block(l, first, g + 1, g, g + 1);
+        if (l < last() && b.cols > 0) finish_pullback(l, b.col, b.cols, cache);
+        add(l, b);
+      }
+    }
+  }
+
+  /// The gradient of all entries of the weights that count, in the same blocks.
+  void add_weight_gradients(Index first, Index end, const ConstBatch<S>& input, const ConstBatch<S>& d_output,
+                            Cache& cache, Gradient& gradient) const {
+    const auto add = [&](Index l, const Block& b) {
+      if (b.empty()) return;
+      const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
+      const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);
+      add_transposed_product(gradient.weight[at(l)].block(b.row, b.col, b.rows, b.cols), x.middleCols(b.row, b.rows),
+                             d.middleCols(b.col, b.cols));
+    };
+    const bool halves = end - first > leaf(input.rows());
+    const Index middle = (first + end) / 2;
+    if (halves) add_weight_gradients(first, middle, input, d_output, cache, gradient);
+    for (Index l = 0; l <= last(); ++l) {
+      if (halves)
+        add(l, block(l, first, middle, middle, end));
+      else
+        for (Index g = first; g < end; ++g) add(l, block(l, first, g + 1, g, g + 1));
+    }
+    if (halves) add_weight_gradients(middle, end, input, d_output, cache, gradient);
+  }
+
+  MadeOptions options_;
+  Parameters parameters_;
+  std::vector<std::vector<std::int64_t>> degrees_;
+  std::vector<std::vector<Index>> starts_;  ///< [level][degree]
+};
+
+}  // namespace rhei

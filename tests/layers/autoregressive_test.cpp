@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: MIT
+
+#include <rhei/core/inverted.hpp>
+#include <rhei/layers/autoregressive.hpp>
+
+#include "support/catch.hpp"
+#include "support/conformance.hpp"
+#include "support/evaluation.hpp"
+
+using namespace rhei;
+using namespace rhei::testing;
+
+namespace {
+
+template <class L>
+L perturbed(L layer, Rng& rng) {
+  using S = typename L::Scalar;
+  for_each_parameter(layer, [&](std::string_view, Batch<S> values) {
+    for (Index i = 0; i < values.size(); ++i) values.data()[i] += S(0.3) * rng.normal<S>();
+  });
+  return layer;
+}
+
+Maf<double> example(Index dim, MadeOptions net, Index context = 0) {
+  Rng rng(1);
+  return perturbed(Maf<double>(dim, {.order = reversed_order(dim), .net = std::move(net), .context_dim = context}, rng),
+                   rng);
+}
+
+Matrix<double> normal_rows(Index n, Index cols, std::uint64_t seed) {
+  Rng rng(seed);
+  Matrix<double> m(n, cols);
+  rng.fill_normal(m);
+  return m;
+}
+
+/// The raw outputs by the textbook: dense products with masked weights.
+Matrix<double> textbook(const Made<double>& net, const Matrix<double>& x) {
+  const auto& degrees = net.degrees();
+  const auto degree = [&](std::size_t level, Index unit) -> Index {
+    if (level == 0) return unit + 1;
+    if (level == net.parameters().weight.size()) return unit / net.outputs_per_feature();
+    return degrees[net.made_options().residual ? 0 : level - 1][static_cast<std::size_t>(unit)];
+  };
+  Matrix<double> h = x;
+  std::vector<Matrix<double>> sums;
+  for (std::size_t l = 0; l < net.parameters().weight.size(); ++l) {
+    Matrix<double> weight = net.parameters().weight[l];
+    for (Index i = 0; i < weight.rows(); ++i)
+      for (Index j = 0; j < weight.cols(); ++j)
+        if (degree(l, i) > degree(l + 1, j)) weight(i, j) = 0;
+    Matrix<double> sum = (h * weight).rowwise() + net.parameters().bias[l];
+    const bool residual = net.made_options().residual;
+    if (residual && l > 0 && l % 2 == 0) sum += sums[l - 2];
+    sums.push_back(sum);
+    const bool linear = residual && l + 2 == net.parameters().weight.size();
+    h = linear ? sum : Matrix<double>(sum.array().tanh());
+  }
+  return sums.back();
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("masked autoregressive layers conform", "[layer]", float, double) {
+  using S = TestType;
+  struct Case {
+    std::string_view name;
+    MadeOptions net;
+    bool reversed;
+    ConformanceOptions options = {};
+  };
+  const std::vector<Index> few{1, 7};
+  constexpr double longer = 0x1p-12;  // of the differences, where all is smooth: it rounds less
+  const Case cases[] = {
+      {"plain", {{16, 9}, Activation::tanh}, true, {.contexts = {0, 3}, .step = longer}},
+      {"residual", {{12, 12}, Activation::silu, true}, true, {.dims = {1, 2, 5}, .contexts = {0, 3}, .step = longer}},
+      {"random degrees",
+       {{16, 16, 16}, Activation::gelu, false, true},
+       false,
+       {.dims = {3, 8}, .batches = few, .step = longer}},
+      {"more features than units",
+       {{5, 4}, Activation::softplus},
+       false,
+       {.dims = {9, 21}, .batches = few, .step = longer}},
+  };
+  for (const Case& c : cases) {
+    ConformanceOptions options = c.options;
+    const std::string name = "Maf, " + std::string(c.name);
+    options.name = name;
+    conforms(
+        [c](Index dim, Index context, Rng& rng) {
+          AutoregressiveOptions<Affine<S>> o{.net = c.net, .context_dim = context};
+          if (c.reversed) o.order = reversed_order(dim);
+          return Maf<S>(dim, o, rng);
+        },
+        options);
+  }
+}
+
+TEST_CASE("a MADE is the textbook's net with masked weights", "[made]") {
+  for (const bool residual : {false, true})
+    for (const Index dim : {1, 2, 5, 19}) {
+      Rng rng(3);
+      const auto net = perturbed(Made<double>(dim, 3, 0, {{16, 16}, Activation::tanh, residual}, rng), rng);
+      const Matrix<double> x = normal_rows(11, dim, 4);
+      Matrix<double> raw(11, 3 * dim);
+      Made<double>::Cache cache;
+      net.forward(x, {}, raw, cache);
+      CHECK((raw - textbook(net, x)).cwiseAbs().maxCoeff() < 1e-13 * raw.cwiseAbs().maxCoeff());
+      CHECK(cache.units == net.units());
+    }
+}
+
+TEST_CASE("sampling evaluates each unit of a MADE exactly once", "[made]") {
+  for (const Index rows : {1, 40})
+    for (const bool residual : {false, true}) {
+      const Maf<double> layer = example(9, {{32, 32}, Activation::relu, residual});
+      Matrix<double> z = normal_rows(rows, 9, 2), x(rows, 9);
+      Vector<double> log_det = Vector<double>::Zero(rows);
+      Maf<double>::Cache cache;
+      layer.forward({}, z, x, log_det, cache);
+      CHECK(cache.net.units == layer.net().units());
+      CHECK(layer.net().units() == (residual ? 32 * 5 : 32 * 2));
+    }
+}
+
+TEST_CASE("each feature depends on those before it in the order, and on all of them", "[autoregressive]") {
+  const Index dim = 7;
+  for (const bool residual : {false, true}) {
+    const Maf<double> layer = example(dim, {{24, 24}, Activation::tanh, residual});
+    Matrix<double> x = normal_rows(3, dim, 5);
+    const auto before = inverse_of(layer, x);
+    for (Index moved = 0; moved < dim; ++moved) {
+      Matrix<double> other = x;
+      other.col(moved).array() += 0.5;
+      const auto after = inverse_of(layer, other);
+      for (Index i = 0; i < dim; ++i)  // the order is reversed
+        CHECK(bool((after.out.col(i).array() != before.out.col(i).array()).all()) == (i <= moved));
+    }
+  }
+}
+
+TEST_CASE("the context reaches the first feature and D = 1", "[autoregressive]") {
+  for (const Index dim : {1, 4}) {
+    const Maf<double> layer = example(dim, {{8, 8}, Activation::tanh}, 2);
+    const Matrix<double> x = normal_rows(5, dim, 5);
+    const auto evaluate = [&](const Matrix<double>& context) {
+      Matrix<double> z(5, dim);
+      Vector<double> log_det = Vector<double>::Zero(5);
+      Maf<double>::Cache cache;
+      layer.inverse({.context = context}, x, z, log_det, cache);
+      return z;
+    };
+    const Matrix<double> context = normal_rows(1, 2, 6);
+    const Matrix<double> one = evaluate(context), many = evaluate(context.replicate(5, 1));
+    CHECK((one - many).cwiseAbs().maxCoeff() < 1e-14);
+    const Matrix<double> other = evaluate(normal_rows(5, 2, 7));
+    for (Index i = 0; i < dim; ++i) CHECK(bool((other.col(i).array() != one.col(i).array()).all()));
+  }
+}
+
+TEST_CASE("weights that do not count are ignored and have no gradient", "[made]") {
+  Rng rng(1);
+  auto net = perturbed(Made<double>(6, 2, 0, {{12, 12}, Activation::tanh}, rng), rng);
+  const Matrix<double> x = normal_rows(9, 6, 2);
+  Matrix<double> raw(9, 12);
+  Made<double>::Cache cache;
+  net.forward(x, {}, raw, cache);
+  auto gradient = net.make_gradient();
+  net.pullback(x, {}, cache, normal_rows(9, 12, 3), nullptr, nullptr, &gradient);
+  Index ignored = 0;
+  for (std::size_t l = 0; l < 3; ++l) {
+    auto& weight = net.parameters().weight[l];
+    for (Index i = 0; i < weight.size(); ++i)
+      if (gradient.weight[l].data()[i] == 0) {
+        weight.data()[i] = std::numeric_limits<double>::quiet_NaN();
+        ++ignored;
+      }
+  }
+  // inputs: 6 x 12, of which degree 6 sees nothing; hidden degrees 1 1 1 2 2 3 3 3 4 4 5 5
+  CHECK(ignored > 80);
+  Matrix<double> again(9, 12);
+  net.forward(x, {}, again, cache);
+  CHECK(bool(again == raw));
+}
+
+TEST_CASE("a fresh autoregressive layer is the identity", "[autoregressive]") {
+  Rng rng(1);
+  for (const bool residual : {false, true}) {
+    const Maf<float> layer(5, {.net = {{16, 16}, Activation::relu, residual}}, rng);
+    const Matrix<float> x = normal_rows(20, 5, 2).cast<float>();
+    for (const auto& result : {forward_of(layer, x), inverse_of(layer, x)}) {
+      CHECK(bool(result.out == x));
+      CHECK(result.log_det.isZero(0));
+    }
+  }
+}
+
+TEST_CASE("autoregressive layers refuse what does not fit together", "[autoregressive]") {
+  Rng rng(1);
+  const auto text = [&](Index dim, AutoregressiveOptions<Affine<float>> options) {
+    return error_text<std::invalid_argument>([&] { (void)Maf<float>(dim, options, rng); });
+  };
+  CHECK(text(0, {}) == "Made: the number of features is 0, expected 1 or more");
+  CHECK(text(3, {.order = {0, 1}}) == "Autoregressive: the size of order is 2, expected 3");
+  CHECK(text(3, {.order = {0, 1, 1}}) ==
+        "Autoregressive: order: indices[2] is 1 and indices[1] is 1, expected each index once");
+  CHECK(text(3, {.net = {{8, 0}}}) == "Made: a hidden width is 0, expected 1 or more");
+  CHECK(text(3, {.net = {{}}}) == "Made: the number of hidden layers is 0, expected at least 1");
+  CHECK(text(3, {.net = {{8, 9}, Activation::relu, true}}) ==
+        "Made: a hidden width is 9, expected 8, the same for all residual blocks");
+  CHECK(text(3, {.context_dim = -1}) == "Made: the number of context columns is -1, expected 0 or more");
+  Maf<float> layer(3, {.net = {{4}}}, rng);
+  for_each_state(layer, [](std::string_view name, std::span<std::int64_t> values) {
+    if (name == "net.degrees.0") values[1] = 3;
+  });
+  CHECK(error_text<std::runtime_error>([&] { layer.check_state(); }) ==
+        "Made: degree 1 is 3, expected ascending values from 0 to 2");
+}
