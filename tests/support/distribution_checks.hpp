@@ -248,6 +248,7 @@ void check_round_trip(const Base& base, const Matrix<double>& z) {
   CHECK(base.options().type() == Base::type);
   Base other = Base::from_options(base.options());
   copy_values(base, other);
+  if constexpr (requires { other.check_state(); }) other.check_state();  // as a reader does
   CHECK((other.options() == base.options()));
   CHECK(same(log_prob(other, z), log_prob(base, z)));
   const Base copy = base;
