@@ -1,0 +1,424 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Monotone rational-quadratic splines (Durkan et al. 2019, "Neural spline flows", section 3.1; Gregory & Delbourgo
+/// 1982).
+///
+/// K bins divide [-B, B] on both sides; raw holds K widths, K heights, and the slopes at the knots. With span = 2B,
+///
+///   z_k = -B + span (k min_width + (1 - K min_width) sum_{j<k} softmax_j(widths))       x_k alike from the heights
+///   slope_k = min_slope + softplus(raw_k + c),  c such that raw_k = 0 is the slope 1
+///
+/// In the bin between the knots 0 and 1, of width w, height h, s = h / w, with the slopes there in units of s,
+/// l = slope_0 / s and r = slope_1 / s (eq. 4 and 5 with theta = (z - z_0) / w, phi = 1 - theta):
+///
+///   lower = theta (theta + l phi),  upper = phi (phi + r theta),  D = lower + upper
+///   x = x_0 + h lower / D = x_1 - h upper / D,   dx/dz = s N / D^2,   N = theta (phi + r theta) + phi (theta + l phi)
+///
+/// The inverse's quadratic equation (eq. 6-8) is solved without its discriminant b^2 - 4ac, which cancels. With
+/// eta = (x - x_0) / h, zeta = 1 - eta, p = l zeta - r eta, m = |p| + sqrt(p^2 + 4 eta zeta):
+///
+///   theta : phi = 2 eta : m  where p >= 0,   m : 2 zeta  where p < 0
+///
+/// No term of these is negative, so that 0 <= theta <= 1 and no square root is NaN, whatever the parameters. A
+/// derivative of z at a fixed x is -dx/dparameter / (dx/dz), by the implicit function theorem.
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <rhei/nn/math.hpp>
+#include <rhei/transformers/transformer.hpp>
+#include <string>
+#include <string_view>
+
+namespace rhei {
+
+/// What becomes of a number outside a spline's interval, and of the slopes at its two ends.
+enum class Tails {
+  linear,    ///< outside all stays as it is; the slopes at the ends are 1, so that the density has no step there
+  circular,  ///< the interval is a circle: the ends are one knot, with one slope. Outside there is nothing: NaN
+  none       ///< the interval is mapped onto itself, with free slopes at its ends. Outside there is nothing: NaN
+};
+
+/// What a rational-quadratic spline is made of.
+struct SplineOptions {
+  Index bins = 8;
+  double bound = 5;          ///< B: the spline maps [-B, B] onto itself (pi for angles)
+  double min_width = 1e-3;   ///< of a bin, in units of 2B
+  double min_height = 1e-3;  ///< likewise
+  double min_slope = 1e-3;   ///< at a knot
+  Tails tails = Tails::linear;
+
+  bool operator==(const SplineOptions&) const = default;
+};
+
+/// x = spline(z). Where raw = 0 it is the identity (bit for bit where min_width = min_height).
+///
+/// An element whose input or one of whose parameters is NaN becomes NaN. A slope's raw parameter counts up to 1e8.
+template <Real S>
+class RationalQuadratic {
+ public:
+  using Scalar = S;
+  struct Cache {
+    Buffer<S> exponentials;  ///< of the widths and heights of as many elements as a register holds
+  };
+  static constexpr std::string_view type = "rational_quadratic";
+
+  RationalQuadratic() : RationalQuadratic(SplineOptions{}) {}
+  /// \throws std::invalid_argument unless bins >= 1, bound is from 1e-6 to 1e6, min_width and min_height are at least
+  /// 1e-6 and less than 1 / bins, and min_slope is at least 1e-6 and less than 1.
+  explicit RationalQuadratic(const SplineOptions& options) : options_(options) {
+    const auto check = [](std::string_view what, double came, double least, double most, bool ok,
+                          const std::string& expected) {
+      detail::check_value("RationalQuadratic", what, came, came >= least && came <= most && ok, expected);
+    };
+    detail::check_value("RationalQuadratic", "bins", options.bins, options.bins >= 1, "1 or more");
+    check("bound", options.bound, 1e-6, 1e6, true, "1e-6 to 1e6");
+    const double most = 1 / static_cast<double>(options.bins);
+    for (const auto& [name, value] : {std::pair("min_width", options.min_width), {"min_height", options.min_height}})
+      check(name, value, 1e-6, most, value < most, "at least 1e-6 and less than 1 / bins = " + std::to_string(most));
+    check("min_slope", options.min_slope, 1e-6, 1, options.min_slope < 1, "at least 1e-6 and less than 1");
+
+    slope_shift_ = static_cast<S>(std::log(std::expm1(1 - options.min_slope)));
+    S at_zero[L::size];
+    softplus(L(slope_shift_)).store(at_zero);
+    slope_offset_ = S(1) - at_zero[0];  // min_slope, rounded so that raw = 0 gives 1 and not a neighbour of it
+  }
+
+  [[nodiscard]] const SplineOptions& spline_options() const { return options_; }
+  [[nodiscard]] Index parameter_count() const { return 2 * options_.bins + slope_count(); }
+
+  [[nodiscard]] Options options() const {
+    return Options(type)
+        .set("bins", std::int64_t{options_.bins})
+        .set("bound", options_.bound)
+        .set("min_width", options_.min_width)
+        .set("min_height", options_.min_height)
+        .set("min_slope", options_.min_slope)
+        .set("tails", std::string(kTails[static_cast<std::size_t>(options_.tails)]));
+  }
+  /// \throws std::runtime_error for tails that are none of these, std::invalid_argument as the constructor does.
+  static RationalQuadratic from_options(const Options& options) {
+    const auto& tails = options.get<std::string>("tails");
+    const auto found = std::find(kTails.begin(), kTails.end(), tails);
+    if (found == kTails.end()) throw std::runtime_error("tails is '" + tails + "', expected linear, circular or none");
+    return RationalQuadratic({.bins = options.get_size("bins", 1),
+                              .bound = options.get_number("bound"),
+                              .min_width = options.get_number("min_width"),
+                              .min_height = options.get_number("min_height"),
+                              .min_slope = options.get_number("min_slope"),
+                              .tails = static_cast<Tails>(found - kTails.begin())});
+  }
+
+  void forward(ConstBatch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
+    evaluate<true>(raw, z, x, log_slope, cache);
+  }
+  void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
+    evaluate<false>(raw, x, z, log_slope, cache);
+  }
+  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S>, ConstValues<S>, Cache& cache,
+                        ConstValues<S> d_x, ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
+    pull_back<true>(raw, z, cache, d_x, d_log_slope, d_z, d_raw);
+  }
+  void inverse_pullback(ConstBatch<S> raw, ConstValues<S> x, ConstValues<S>, ConstValues<S>, Cache& cache,
+                        ConstValues<S> d_z, ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
+    pull_back<false>(raw, x, cache, d_z, d_log_slope, d_x, d_raw);
+  }
+
+  template <Real T>
+  [[nodiscard]] RationalQuadratic<T> cast() const {
+    return RationalQuadratic<T>(options_);
+  }
+
+ private:
+  using L = Lanes<S>;
+
+  /// Consecutive elements that fill a register; the last of a batch may fill it in part.
+  struct Part {
+    Index first, count;
+
+    [[nodiscard]] L load(const S* column) const {
+      if (count == L::size) [[likely]]
+        return L::load(column + first);
+      S values[L::size] = {};
+      for (Index i = 0; i < count; ++i) values[i] = column[first + i];
+      return L::load(values);
+    }
+    void store(L value, S* column) const {
+      if (count == L::size) [[likely]]
+        return value.store(column + first);
+      S values[L::size];
+      value.store(values);
+      for (Index i = 0; i < count; ++i) column[first + i] = values[i];
+    }
+  };
+  template <class F>
+  static void for_each_part(Index n, F f) {
+    for (Index i = 0; i < n; i += L::size) f(Part{i, std::min(L::size, n - i)});
+  }
+
+  /// The knots of one side: z_k = -B + even * k + free * (share of the first k exponentials).
+  struct Side {
+    S even, free;
+    L share;  ///< 1 / the sum of the exponentials
+  };
+  /// The bin of each element: its number, the knots at its left (0) and right (1), and their raw slopes.
+  struct Bin {
+    L index = L(0);
+    L z_0 = L(0), z_1 = L(0), x_0 = L(0), x_1 = L(0);
+    L raw_0 = L(0), raw_1 = L(0);
+    Side widths, heights;
+    L nan_or_zero = L(0);  ///< NaN where any parameter is
+  };
+  /// The place of each element in its bin, by the names of the file comment.
+  struct Place {
+    L w, h, s;
+    L l, r, theta, phi;
+    L left, right;  ///< theta + l phi and phi + r theta
+    L lower, upper, D, N;
+  };
+
+  /// What raw slopes and the logarithms of softmax terms are raised to: less changes no knot and no slope, but leads to
+  /// numbers so small that the processor is slow with them.
+  static constexpr S kLeast = -60;
+  /// What raw slopes are limited to, so that no square overflows.
+  static constexpr S kMost = S(1e8);
+  static constexpr std::array<std::string_view, 3> kTails{"linear", "circular", "none"};
+
+  [[nodiscard]] S bound() const { return static_cast<S>(options_.bound); }
+  [[nodiscard]] Index slope_count() const {
+    constexpr std::array<Index, 3> more{-1, 0, 1};  // by Tails
+    return options_.bins + more[static_cast<std::size_t>(options_.tails)];
+  }
+  /// The knot whose slope comes first.
+  [[nodiscard]] Index first_free_knot() const { return options_.tails == Tails::linear ? 1 : 0; }
+  /// What is added outside the interval.
+  [[nodiscard]] L outside() const {
+    return options_.tails == Tails::linear ? S(0) : std::numeric_limits<S>::quiet_NaN();
+  }
+
+  static L sqrt(L x) { return L::of(Eigen::internal::psqrt(x.p)); }
+  /// Of a number and NaN it may be either.
+  static L max(L a, L b) { return L::of(Eigen::internal::pmax(a.p, b.p)); }
+
+  /// exp(raw_j - max) of the K columns of `raw`, `stride` apart, and the side they make.
+  Side make_side(const S* raw, Index stride, Part part, double least, S* exponentials) const {
+    L largest = part.load(raw);
+    for (Index j = 0; j < options_.bins; ++j) {
+      const L value = part.load(raw + j * stride);
+      value.store(exponentials + j * L::size);
+      largest = max(largest, value);
+    }
+    L sum(0);
+    for (Index j = 0; j < options_.bins; ++j) {
+      const L exponent = L::load(exponentials + j * L::size) - largest;
+      const L value = exp(select(exponent < kLeast, L(kLeast), exponent));
+      value.store(exponentials + j * L::size);
+      sum = sum + value;
+    }
+    const double span = 2 * options_.bound;
+    return {static_cast<S>(span * least), static_cast<S>(span * (1 - static_cast<double>(options_.bins) * least)),
+            S(1) / sum};
+  }
+
+  [[nodiscard]] L raw_slope(const ConstBatch<S>& raw, Index knot, Part part) const {
+    const bool end = knot == options_.bins;
+    if (options_.tails == Tails::linear && (knot == 0 || end)) return L(0);
+    const Index column = options_.tails == Tails::circular && end ? 0 : knot - first_free_knot();
+    return part.load(raw.data() + (2 * options_.bins + column) * raw.rows());
+  }
+
+  template <bool is_forward>
+  Bin find_bin(const ConstBatch<S>& raw, Part part, L in, S* exponentials) const {
+    const Index bins = options_.bins;
+    S* const of_heights = exponentials + bins * L::size;
+    Bin bin;
+    bin.widths = make_side(raw.data(), raw.rows(), part, options_.min_width, exponentials);
+    bin.heights = make_side(raw.data() + bins * raw.rows(), raw.rows(), part, options_.min_height, of_heights);
+
+    const L z_free = bin.widths.free * bin.widths.share, x_free = bin.heights.free * bin.heights.share;
+    L z_sum(0), x_sum(0), z(-bound()), x(-bound()), slope = raw_slope(raw, 0, part);
+    bin.nan_or_zero = multiply_add(bin.widths.share + bin.heights.share, L(0), slope * S(0));
+    for (Index j = 0; j < bins; ++j) {
+      z_sum = z_sum + L::load(exponentials + j * L::size);
+      x_sum = x_sum + L::load(of_heights + j * L::size);
+      const bool last = j + 1 == bins;  // whose right end is B, and not B up to rounding
+      const S k = static_cast<S>(j + 1);
+      const L z_next = last ? L(bound()) : multiply_add(z_sum, z_free, bin.widths.even * k - bound());
+      const L x_next = last ? L(bound()) : multiply_add(x_sum, x_free, bin.heights.even * k - bound());
+      const L slope_next = raw_slope(raw, j + 1, part);
+      bin.nan_or_zero = multiply_add(slope_next, L(0), bin.nan_or_zero);
+      const L is_left = in < (is_forward ? z : x);
+      bin.index = select(is_left, bin.index, static_cast<S>(j));
+      bin.z_0 = select(is_left, bin.z_0, z);
+      bin.x_0 = select(is_left, bin.x_0, x);
+      bin.raw_0 = select(is_left, bin.raw_0, slope);
+      bin.z_1 = select(is_left, bin.z_1, z_next);
+      bin.x_1 = select(is_left, bin.x_1, x_next);
+      bin.raw_1 = select(is_left, bin.raw_1, slope_next);
+      z = z_next;
+      x = x_next;
+      slope = slope_next;
+    }
+    return bin;
+  }
+
+  static L limited(L value, S least, S most) {
+    return select(value < least, L(least), select(L(most) < value, L(most), value));
+  }
+  [[nodiscard]] L slope(L raw) const {
+    const L kept = limited(raw, kLeast, kMost), curved = limited(raw, kLeast, -kLeast);
+    return softplus(curved + slope_shift_) + slope_offset_ + (kept - curved);  // softplus is straight beyond
+  }
+  [[nodiscard]] L slope_derivative(L raw) const {
+    return select(raw == limited(raw, kLeast, kMost), sigmoid(limited(raw, kLeast, -kLeast) + slope_shift_), L(0));
+  }
+
+  template <bool is_forward>
+  Place find_place(const Bin& bin, L slope_0, L slope_1, L in) const {
+    Place at;
+    at.w = bin.z_1 - bin.z_0;
+    at.h = bin.x_1 - bin.x_0;
+    at.s = at.h / at.w;
+    at.l = slope_0 / at.s;
+    at.r = slope_1 / at.s;
+    if constexpr (is_forward) {
+      at.theta = (in - bin.z_0) / at.w;
+      at.phi = (bin.z_1 - in) / at.w;
+    } else {
+      const L eta = (in - bin.x_0) / at.h, zeta = (bin.x_1 - in) / at.h;
+      const L p = at.l * zeta - at.r * eta;
+      const L m = abs(p) + sqrt(p * p + S(4) * eta * zeta);
+      const L other = select(p < S(0), zeta + zeta, eta + eta);
+      const L larger = m / (m + other), smaller = other / (m + other);
+      at.theta = select(p < S(0), larger, smaller);
+      at.phi = select(p < S(0), smaller, larger);
+    }
+    at.left = at.theta + at.l * at.phi;
+    at.right = at.phi + at.r * at.theta;
+    at.lower = at.theta * at.left;
+    at.upper = at.phi * at.right;
+    at.D = at.lower + at.upper;
+    at.N = at.theta * at.right + at.phi * at.left;
+    return at;
+  }
+
+  template <bool is_forward>
+  void evaluate(const ConstBatch<S>& raw, ConstValues<S> in, Values<S> out, Values<S> log_slope, Cache& cache) const {
+    S* const exponentials = cache.exponentials.resize(L::size, 2 * options_.bins).data();
+    for_each_part(in.size(), [&](Part part) {
+      const L given = part.load(in.data()), inner = limited(given, -bound(), bound());
+      const Bin bin = find_bin<is_forward>(raw, part, inner, exponentials);
+      const L slope_0 = slope(bin.raw_0), slope_1 = slope(bin.raw_1);
+      const Place at = find_place<is_forward>(bin, slope_0, slope_1, inner);
+
+      // from the nearer end of the bin, so that rounding does not lead out of it
+      L mapped;
+      if constexpr (is_forward)
+        mapped = select(at.lower < at.upper, bin.x_0 + at.h * (at.lower / at.D), bin.x_1 - at.h * (at.upper / at.D));
+      else
+        mapped = select(at.theta < at.phi, bin.z_0 + at.w * at.theta, bin.z_1 - at.w * at.phi);
+      const L log_forward = log(at.s * at.N / (at.D * at.D));
+      const L mapped_slope = is_forward ? log_forward : -log_forward;
+
+      const L is_outside = L(bound()) < abs(given);
+      const L deviation = abs(bin.z_0 - bin.x_0) + abs(bin.z_1 - bin.x_1) + abs(slope_0 - S(1)) + abs(slope_1 - S(1));
+      const L is_identity = deviation == L(0);  // where the formulas would round
+      part.store(select(is_outside, given + outside(), select(is_identity, given, mapped)) + bin.nan_or_zero,
+                 out.data());
+      part.store(select(is_outside, outside(), select(is_identity, L(0), mapped_slope)) + bin.nan_or_zero,
+                 log_slope.data());
+    });
+  }
+
+  template <bool is_forward>
+  void pull_back(const ConstBatch<S>& raw, ConstValues<S> in, Cache& cache, ConstValues<S> d_out,
+                 ConstValues<S> d_log_slope, Values<S> d_in, Batch<S> d_raw) const {
+    const Index bins = options_.bins, n = in.size();
+    S* const exponentials = cache.exponentials.resize(L::size, 2 * bins).data();
+    for_each_part(n, [&](Part part) {
+      const L given = part.load(in.data()), inner = limited(given, -bound(), bound());
+      const Bin bin = find_bin<is_forward>(raw, part, inner, exponentials);
+      const Place at = find_place<is_forward>(bin, slope(bin.raw_0), slope(bin.raw_1), inner);
+
+      const L is_outside = L(bound()) < abs(given);
+      const L given_d = part.load(d_out.data());
+      const L d = select(is_outside, outside(), given_d);
+      const L d_log = select(is_outside, outside(), part.load(d_log_slope.data()));
+
+      // by theta at fixed parameters: of lower / D, and of log(s N / D^2)
+      const L by_d = S(1) / at.D, by_n = S(1) / at.N;
+      const L slope_theta = at.N * by_d * by_d;
+      const L log_theta = S(2) * ((at.right - at.left) * by_n - (at.phi - at.theta) * (at.l + at.r - S(2)) * by_d);
+      // the loss's derivatives by x at fixed z, by log dx/dz at fixed theta, and by theta
+      L d_x, d_log_x, d_theta, moved_in;
+      if constexpr (is_forward) {
+        d_x = d;
+        d_log_x = d_log;
+        d_theta = d * at.h * slope_theta + d_log * log_theta;
+        moved_in = d_theta / at.w;
+      } else {
+        moved_in = (d * at.w - d_log * log_theta) / (at.h * slope_theta);
+        d_x = -moved_in;
+        d_log_x = -d_log;
+        d_theta = -(d * at.w);
+      }
+      part.store(select(is_outside, given_d + outside(), moved_in) + bin.nan_or_zero, d_in.data());
+
+      // by l and r, by log s, and by the knots
+      const L both = at.theta * at.phi * by_d;
+      const L d_x_h = d_x * at.h;
+      const L d_l = both * (d_x_h * at.upper * by_d - S(2) * d_log_x) + d_log_x * at.phi * at.phi * by_n;
+      const L d_r = -both * (d_x_h * at.lower * by_d + S(2) * d_log_x) + d_log_x * at.theta * at.theta * by_n;
+      const L d_log_s = d_log_x - at.l * d_l - at.r * d_r;
+      const L d_slope_0 = d_l / at.s * slope_derivative(bin.raw_0);
+      const L d_slope_1 = d_r / at.s * slope_derivative(bin.raw_1);
+      const L d_z_0 = (d_log_s - at.phi * d_theta) / at.w, d_z_1 = -(d_log_s + at.theta * d_theta) / at.w;
+      const L d_x_0 = d_x * at.upper * by_d - d_log_s / at.h, d_x_1 = d_x * at.lower * by_d + d_log_s / at.h;
+
+      const SideGradient widths(*this, bin.widths, bin.index, bin.z_0, bin.z_1, d_z_0, d_z_1);
+      const SideGradient heights(*this, bin.heights, bin.index, bin.x_0, bin.x_1, d_x_0, d_x_1);
+      for (Index j = 0; j < bins; ++j) {
+        const L here(static_cast<S>(j));
+        const L is_before = here < bin.index, is_at = here == bin.index;
+        const L width = L::load(exponentials + j * L::size), height = L::load(exponentials + (bins + j) * L::size);
+        part.store(width * select(is_before, widths.before, select(is_at, widths.at, widths.after)),
+                   d_raw.data() + j * n);
+        part.store(height * select(is_before, heights.before, select(is_at, heights.at, heights.after)),
+                   d_raw.data() + (bins + j) * n);
+      }
+      for (Index c = 0; c < slope_count(); ++c) {
+        const Index knot = c + first_free_knot();
+        const Index bin_before = options_.tails == Tails::circular && knot == 0 ? bins - 1 : knot - 1;
+        part.store(select(bin.index == L(static_cast<S>(knot)), d_slope_0, L(0)) +
+                       select(bin.index == L(static_cast<S>(bin_before)), d_slope_1, L(0)),
+                   d_raw.data() + (2 * bins + c) * n);
+      }
+    });
+  }
+
+  /// How the derivatives by an element's two knots reach the raw parameters of all bins of that side: each softmax term
+  /// e_j / sum by `before`, `at` or `after`, as bin j lies before the element's, is it, or lies after it.
+  struct SideGradient {
+    L before, at, after;
+
+    SideGradient(const RationalQuadratic& spline, const Side& side, L index, L knot_0, L knot_1, L d_0, L d_1) {
+      // -B and B stay where they are
+      const L moved_0 = select(index == L(0), L(0), d_0);
+      const L moved_1 = select(index == L(static_cast<S>(spline.options_.bins - 1)), L(0), d_1);
+      const L free_0 = knot_0 + spline.bound() - index * side.even;  // side.free * share of the bins before
+      const L free_1 = knot_1 + spline.bound() - (index + S(1)) * side.even;
+      const L mean = moved_0 * free_0 + moved_1 * free_1;
+      before = (side.free * (moved_0 + moved_1) - mean) * side.share;
+      at = (side.free * moved_1 - mean) * side.share;
+      after = -mean * side.share;
+    }
+  };
+
+  SplineOptions options_;
+  S slope_shift_ = 0, slope_offset_ = 0;
+};
+
+}  // namespace rhei
