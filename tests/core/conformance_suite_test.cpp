@@ -41,6 +41,7 @@ enum class Defect {
   stale_cache,
   pullback_consumes_cache,
   keep_nothing_differs,
+  repeat_draws_again,
   scratch_in_layer,
   shallow_copy,
   state_not_visited,
@@ -182,7 +183,7 @@ class Specimen {
     for (Matrix<S>* matrix : {&cache.tanh, &cache.scale, &cache.shift}) matrix->resize(n, dim());
     for (Index j = 0; j < dim(); ++j)
       for (Index i = 0; i < n; ++i) {
-        S sum = 0, shift = offset_[j];
+        S sum = 0, shift = offset_[j] + (has(Defect::repeat_draws_again) ? call.rng->template uniform<S>() : S(0));
         for (Index k = 0; k < context_dim(); ++k) {
           const S c = call.context(context_row(call, i), k);
           sum += c * parameters_->W(k, j);
@@ -398,6 +399,7 @@ TEST_CASE("each defect is caught by the check that looks for it", "[conformance]
       {Defect::stale_cache, "gradient against finite differences"},
       {Defect::pullback_consumes_cache, "a second pullback with the same cache"},
       {Defect::keep_nothing_differs, "with Keep::nothing"},
+      {Defect::repeat_draws_again, "with Keep::output: d layers.0.log_scale"},
       {Defect::scratch_in_layer, "with a cache used before"},
       {Defect::shallow_copy, "after a copy was changed"},
       {Defect::state_not_visited, "reloaded: output"},

@@ -10,6 +10,8 @@
 #include <iterator>
 #include <numeric>
 #include <optional>
+#include <rhei/core/chain.hpp>
+#include <rhei/core/inverted.hpp>
 #include <rhei/io/flow_file.hpp>
 #include <sstream>
 
@@ -47,9 +49,10 @@ struct Setup {
 
   Index rows() const { return in.rows(); }
 
+  /// The same in the scalar of another layer.
   template <Real T>
-  Setup<T> cast() const {
-    return {layer.template cast<T>(),
+  Setup<T> with(AnyLayer<T> other) const {
+    return {std::move(other),
             direction,
             in.template cast<T>(),
             context.template cast<T>(),
@@ -418,6 +421,7 @@ class Checker {
     check_added(s, result, cache);
     check_declined(s, result, cache);
     check_cache(s, result, cache);
+    if (n <= small_batch) check_output_kept(s);
     check_copies(s, result);
     check_shapes(s);
     if (n > 0) check_finite(s, rng);
@@ -552,7 +556,8 @@ class Checker {
   }
 
   void check_against_double(const Setup<S>& s, const Tensors<S>& result) {
-    const Tensors<double> want = evaluate_and_pull(s.template cast<double>());
+    if (!subject_.widen) return;
+    const Tensors<double> want = evaluate_and_pull(s.with(subject_.widen(s.layer, dim_, context_)));
     note(s.direction, result, close("float against double", result, want, [&](std::string_view name) {
            return name == "log_det" ? tolerance().log_det : tolerance().gradient;
          }));
@@ -604,6 +609,19 @@ class Checker {
     }
     identical("with a cache used before", evaluate_and_pull(s, cache), result);
     identical("with Keep::nothing", evaluate(s, cache, Keep::nothing), {result[0], result[1]});
+  }
+
+  /// A pullback that rebuilds every input from the output does what one that remembers them does: of the layer, there
+  /// and back and there again, through one shared cache.
+  void check_output_kept(const Setup<S>& s) {
+    Setup<S> thrice = s;
+    thrice.layer = Repeat<AnyLayer<S>>({s.layer, Inverted<AnyLayer<S>>(s.layer), s.layer});
+    Cache everything, output;
+    const Tensors<S> want = evaluate_and_pull(thrice, everything);
+    const Tensors<S> evaluated = evaluate(thrice, output, Keep::output);
+    identical("with Keep::output", evaluated, {want[0], want[1]});
+    for (const char* which : {"with Keep::output", "a second pullback with Keep::output"})
+      close(which, pull(thrice, evaluated, output), Tensors<S>(want.begin() + 2, want.end()), tolerance().gradient);
   }
 
   void check_copies(const Setup<S>& s, const Tensors<S>& result) {

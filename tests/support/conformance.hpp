@@ -74,6 +74,8 @@ struct Subject {
   std::function<Vector<S>(const AnyLayer<S>& layer, Index dim, Index context, Direction, const Call<S>&,
                           ConstBatch<S> in)>
       kink_distance;
+  /// A float layer in double; empty where the maker makes an AnyLayer, which cannot be cast.
+  std::function<AnyLayer<double>(const AnyLayer<S>& layer, Index dim, Index context)> widen;
 };
 
 /// The worst errors seen: in double against finite differences, in float against the same layer in double.
@@ -139,14 +141,22 @@ auto subject_of(Make make, Kink... kink) {
   subject.make = [make](Index dim, Index context, Rng& rng) mutable {
     return AnyLayer<S>(call_maker(make, dim, context, rng));
   };
+  [[maybe_unused]] auto typed = [make](const AnyLayer<S>& layer, Index dim, Index context) mutable -> L {
+    Rng unused(0);
+    L copy = call_maker(make, dim, context, unused);
+    copy_values(layer, copy);
+    rhei::check_state(copy);
+    return copy;
+  };
   if constexpr (sizeof...(Kink) == 1)
-    subject.kink_distance = [make, kink...](const AnyLayer<S>& layer, Index dim, Index context, Direction direction,
-                                            const Call<S>& call, ConstBatch<S> in) mutable -> Vector<S> {
-      Rng unused(0);
-      L typed = call_maker(make, dim, context, unused);
-      copy_values(layer, typed);
-      rhei::check_state(typed);
-      return (kink(std::as_const(typed), direction, call, in), ...);
+    subject.kink_distance = [typed, kink...](const AnyLayer<S>& layer, Index dim, Index context, Direction direction,
+                                             const Call<S>& call, ConstBatch<S> in) mutable -> Vector<S> {
+      const L known = typed(layer, dim, context);
+      return (kink(known, direction, call, in), ...);
+    };
+  if constexpr (std::same_as<S, float> && !std::same_as<L, AnyLayer<S>>)
+    subject.widen = [typed](const AnyLayer<S>& layer, Index dim, Index context) mutable {
+      return AnyLayer<double>(typed(layer, dim, context).template cast<double>());
     };
   return subject;
 }

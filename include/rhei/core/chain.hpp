@@ -6,6 +6,12 @@
 ///
 /// `forward` applies the layers as they are read (a, then b, then c: from latent to data), `inverse` runs them
 /// backwards; the last of the list meets the data first. Log-determinants add up in one accumulator.
+///
+/// With Keep::output an evaluation keeps nothing between its layers but their memory (see Layer), and the pullback goes
+/// through them from the output on: each layer's opposite direction rebuilds its input, an evaluation from there fills
+/// the one cache that all share, and its pullback follows (Gomez et al. 2017, "The reversible residual network",
+/// algorithm 1). That costs two evaluations more, one of them iterative where the opposite direction is. Rounding adds
+/// up on the way: `Cache::round_trip` says how much.
 
 #include <array>
 #include <rhei/core/layer.hpp>
@@ -78,9 +84,16 @@ class Sequence {
 
   struct Cache {
     typename Alongside<Layers>::Caches layers;
-    std::vector<Buffer<S>> between;        ///< b_1 ... b_{K-1}, or two that take turns where nothing is kept
+    std::vector<Buffer<S>> between;        ///< b_1 ... b_{K-1}, or two that take turns unless everything is kept
     std::array<Buffer<S>, 2> d_between{};  ///< their derivatives, which take turns
     Keep kept = Keep::nothing;
+    Index rows = 0;
+    /// With Keep::output: the worst |b - b'| / max(1, |b|) of the true input b of the last pullback and the rebuilt b'.
+    double round_trip = 0;
+    Buffer<S> rebuilt;
+    Replay<S> replay;
+    bool stored = false;                         ///< whether the layers' memory lies in `memory`, not in their caches
+    std::vector<std::vector<Buffer<S>>> memory;  ///< of each layer, where they share a cache and it must outlive that
   };
 
   explicit Sequence(Layers layers) : layers_(std::move(layers)) {
@@ -134,9 +147,9 @@ class Sequence {
     check_evaluation("Chain::forward", *this, call, z, x, log_det.size());
     prepare(call, z.rows(), cache);
     for (Index i = 0; i < size(); ++i)
-      at_layer(i, cache, [&](const auto& layer, auto& own) {
-        layer.forward(call_for(call, layer.context_dim()), i == 0 ? z : between(cache, i),
-                      i == size() - 1 ? x : between(cache, i + 1), log_det, own);
+      evaluate_at(i, call, cache, [&](const auto& layer, const Call<S>& own_call, auto& own) {
+        layer.forward(own_call, i == 0 ? z : between(cache, i), i == size() - 1 ? x : between(cache, i + 1), log_det,
+                      own);
       });
   }
 
@@ -144,38 +157,74 @@ class Sequence {
     check_evaluation("Chain::inverse", *this, call, x, z, log_det.size());
     prepare(call, x.rows(), cache);
     for (Index i = size() - 1; i >= 0; --i)
-      at_layer(i, cache, [&](const auto& layer, auto& own) {
-        layer.inverse(call_for(call, layer.context_dim()), i == size() - 1 ? x : between(cache, i + 1),
-                      i == 0 ? z : between(cache, i), log_det, own);
+      evaluate_at(i, call, cache, [&](const auto& layer, const Call<S>& own_call, auto& own) {
+        layer.inverse(own_call, i == size() - 1 ? x : between(cache, i + 1), i == 0 ? z : between(cache, i), log_det,
+                      own);
       });
   }
 
   void forward_pullback(const Call<S>& call, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient) const {
+    check_pullback("Chain::forward_pullback", *this, call, z, x, d_x, d_log_det.size(), d_z, d_context);
     check_kept("Chain::forward_pullback", cache, x.rows());
-    for (Index i = size() - 1; i >= 0; --i)
-      at_layer(i, cache, gradient, [&](const auto& layer, auto& own, auto* own_gradient) {
-        const bool last = i == 0;  // of this sweep: here d_z may have been declined
-        Batch<S> d_in = last ? (d_z ? *d_z : Batch<S>()) : d_between(cache, i).resize(z.rows(), dim());
-        layer.forward_pullback(
-            call_for(call, layer.context_dim()), i == 0 ? z : between(cache, i),
-            i == size() - 1 ? x : between(cache, i + 1), own, i == size() - 1 ? d_x : d_between(cache, i + 1).view(),
-            d_log_det, last && !d_z ? nullptr : &d_in, layer.context_dim() > 0 ? d_context : nullptr, own_gradient);
-      });
+    if (cache.kept == Keep::output) {
+      Batch<S> rebuilt = cache.rebuilt.resize(z.rows(), dim());
+      replay_forward_pullback(call, rebuilt, x, cache, d_x, d_log_det, d_z, d_context, gradient, cache.replay);
+      cache.round_trip = round_trip_error<S>(rebuilt, z);
+    } else {
+      sweep_forward(
+          cache, z.rows(), d_x, d_z, gradient,
+          [&](Index i, const auto& layer, auto& own, ConstBatch<S> d_out, Batch<S>* d_in, auto* own_gradient) {
+            layer.forward_pullback(call_for(call, layer.context_dim()), i == 0 ? z : between(cache, i),
+                                   i == size() - 1 ? x : between(cache, i + 1), own, d_out, d_log_det, d_in,
+                                   layer.context_dim() > 0 ? d_context : nullptr, own_gradient);
+          });
+    }
   }
 
   void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient) const {
+    check_pullback("Chain::inverse_pullback", *this, call, x, z, d_z, d_log_det.size(), d_x, d_context);
     check_kept("Chain::inverse_pullback", cache, x.rows());
-    for (Index i = 0; i < size(); ++i)
-      at_layer(i, cache, gradient, [&](const auto& layer, auto& own, auto* own_gradient) {
-        const bool last = i == size() - 1;
-        Batch<S> d_in = last ? (d_x ? *d_x : Batch<S>()) : d_between(cache, i + 1).resize(x.rows(), dim());
-        layer.inverse_pullback(call_for(call, layer.context_dim()), last ? x : between(cache, i + 1),
-                               i == 0 ? z : between(cache, i), own, i == 0 ? d_z : d_between(cache, i).view(),
-                               d_log_det, last && !d_x ? nullptr : &d_in, layer.context_dim() > 0 ? d_context : nullptr,
-                               own_gradient);
-      });
+    if (cache.kept == Keep::output) {
+      Batch<S> rebuilt = cache.rebuilt.resize(x.rows(), dim());
+      replay_inverse_pullback(call, rebuilt, z, cache, d_z, d_log_det, d_x, d_context, gradient, cache.replay);
+      cache.round_trip = round_trip_error<S>(rebuilt, x);
+    } else {
+      sweep_inverse(
+          cache, x.rows(), d_z, d_x, gradient,
+          [&](Index i, const auto& layer, auto& own, ConstBatch<S> d_out, Batch<S>* d_in, auto* own_gradient) {
+            layer.inverse_pullback(call_for(call, layer.context_dim()), i == size() - 1 ? x : between(cache, i + 1),
+                                   i == 0 ? z : between(cache, i), own, d_out, d_log_det, d_in,
+                                   layer.context_dim() > 0 ? d_context : nullptr, own_gradient);
+          });
+    }
+  }
+
+  /// See detail::replay_forward_pullback. The evaluation must have been one with Keep::output.
+  void replay_forward_pullback(const Call<S>& call, Batch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
+                               ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient,
+                               Replay<S>& replay) const {
+    sweep_forward(cache, x.rows(), d_x, d_z, gradient,
+                  [&](Index i, const auto& layer, auto& own, ConstBatch<S> d_out, Batch<S>* d_in, auto* own_gradient) {
+                    recall(i, layer, own, cache);
+                    detail::replay_forward_pullback(
+                        layer, call_for(call, layer.context_dim()), i == 0 ? z : between(cache, i),
+                        i == size() - 1 ? x : between(cache, i + 1), own, d_out, d_log_det, d_in,
+                        layer.context_dim() > 0 ? d_context : nullptr, own_gradient, replay);
+                  });
+  }
+  void replay_inverse_pullback(const Call<S>& call, Batch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
+                               ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient,
+                               Replay<S>& replay) const {
+    sweep_inverse(cache, z.rows(), d_z, d_x, gradient,
+                  [&](Index i, const auto& layer, auto& own, ConstBatch<S> d_out, Batch<S>* d_in, auto* own_gradient) {
+                    recall(i, layer, own, cache);
+                    detail::replay_inverse_pullback(
+                        layer, call_for(call, layer.context_dim()), i == size() - 1 ? x : between(cache, i + 1),
+                        i == 0 ? z : between(cache, i), own, d_out, d_log_det, d_in,
+                        layer.context_dim() > 0 ? d_context : nullptr, own_gradient, replay);
+                  });
   }
 
   /// Initialises the layers from the data side on, each from what the layers behind it make of x.
@@ -199,8 +248,40 @@ class Sequence {
           layers_);
   }
 
+  /// \throws std::invalid_argument unless the evaluation kept everything or its output.
+  void update_state(Cache& cache) {
+    check_kept("Chain::update_state", cache, cache.rows);
+    for (Index i = 0; i < size(); ++i) {
+      const auto update = [&](auto& layer, auto& own) {
+        recall(i, layer, own, cache);
+        rhei::update_state(layer, own);
+      };
+      if constexpr (is_vector)
+        update(layers_[static_cast<std::size_t>(i)], cache.layers[cache_index(i, cache)]);
+      else
+        visit_at(i, update, layers_, cache.layers);
+    }
+  }
+  template <class F>
+  void visit_memory(Cache& cache, F&& f) const {
+    if constexpr (is_vector) {
+      if (cache.kept != Keep::everything) cache.stored = true;  // also where f is to fill a cache that was never used
+      if (cache.stored) grow(cache, 1);
+    }
+    for (Index i = 0; i < size(); ++i)
+      at_layer(i, cache, [&](const auto& layer, auto& own) {
+        if (cache.stored)
+          with_memory(i, layer, own, cache, [&](Buffer<S>&, Buffer<S>& stored) { f(stored); });
+        else
+          for_each_memory(layer, own, f);
+      });
+  }
+
+  /// \throws std::runtime_error that names the layer.
   void check_state() {
-    for_each_element(layers_, [](const auto&, auto& layer) { rhei::check_state(layer); });
+    for_each_element(layers_, [](const std::string& i, auto& layer) {
+      refuse_at("layers." + i + " (" + layer.options().type() + ")", [&] { rhei::check_state(layer); });
+    });
   }
 
   template <class Self, class F>
@@ -223,15 +304,21 @@ class Sequence {
 
  private:
   void prepare(const Call<S>& call, Index rows, Cache& cache) const {
-    cache.kept = call.keep;
-    const bool all = call.keep == Keep::everything;
-    if constexpr (is_vector) {
-      const std::size_t wanted = all ? layers_.size() : 1;
-      if (cache.layers.size() < wanted) cache.layers.resize(wanted);
-    }
+    if (!call.repeat) cache.stored = is_vector && call.keep == Keep::output;
+    // what is to be repeated may lie in a cache of each layer's own
+    cache.kept = is_vector && call.repeat && !cache.stored ? Keep::everything : call.keep;
+    cache.rows = rows;
+    const bool all = cache.kept == Keep::everything;
+    if constexpr (is_vector) grow(cache, all ? layers_.size() : 1);
     const auto buffers = static_cast<std::size_t>(all ? size() - 1 : std::min<Index>(2, size() - 1));
     if (cache.between.size() < buffers) cache.between.resize(buffers);
     for (std::size_t i = 0; i < buffers; ++i) cache.between[i].resize(rows, dim());
+  }
+
+  /// Room for at least so many layers' caches and, where it lies beside them, for the memory of all.
+  void grow(Cache& cache, std::size_t caches) const {
+    if (cache.layers.size() < caches) cache.layers.resize(caches);
+    if (cache.stored && cache.memory.size() < layers_.size()) cache.memory.resize(layers_.size());
   }
 
   /// b_i for 0 < i < K.
@@ -242,19 +329,26 @@ class Sequence {
   /// The memory for dL/db_i.
   static Buffer<S>& d_between(Cache& cache, Index i) { return cache.d_between[static_cast<std::size_t>(i % 2)]; }
 
-  /// f(layer i, its cache): where nothing is kept, the layers of a vector share the first.
+  /// Of layer i among those of a vector: unless everything is kept they share the first.
+  static std::size_t cache_index(Index i, const Cache& cache) {
+    return cache.kept == Keep::everything ? static_cast<std::size_t>(i) : 0;
+  }
+
+  /// f(layer i, its cache).
   template <class F>
   void at_layer(Index i, Cache& cache, F&& f) const {
     if constexpr (is_vector)
-      f(layers_[static_cast<std::size_t>(i)],
-        cache.layers[cache.kept == Keep::everything ? static_cast<std::size_t>(i) : 0]);
+      f(layers_[static_cast<std::size_t>(i)], cache.layers[cache_index(i, cache)]);
     else
       visit_at(i, f, layers_, cache.layers);
   }
   /// f(layer i, its cache, its gradient or null).
   template <class F>
   void at_layer(Index i, Cache& cache, Gradient* gradient, F&& f) const {
-    if (gradient)
+    if constexpr (is_vector)
+      f(layers_[static_cast<std::size_t>(i)], cache.layers[cache_index(i, cache)],
+        gradient ? &gradient->layers[static_cast<std::size_t>(i)] : nullptr);
+    else if (gradient)
       visit_at(
           i, [&](const auto& layer, auto& own, auto& own_gradient) { f(layer, own, &own_gradient); }, layers_,
           cache.layers, gradient->layers);
@@ -267,13 +361,63 @@ class Sequence {
           layers_, cache.layers);
   }
 
+  /// f(layer i, its call, its cache) before which the layer's memory is there and after which it is kept.
+  template <class F>
+  void evaluate_at(Index i, const Call<S>& call, Cache& cache, F&& f) const {
+    at_layer(i, cache, [&](const auto& layer, auto& own) {
+      if (call.repeat) recall(i, layer, own, cache);
+      f(layer, call_for(call, layer.context_dim()), own);
+      if (cache.stored && !call.repeat)
+        with_memory(i, layer, own, cache, [](const Buffer<S>& made, Buffer<S>& stored) { copy(made, stored); });
+    });
+  }
+  /// Puts layer i's memory into the cache that it shares, if it does.
+  template <class L>
+  void recall(Index i, const L& layer, typename L::Cache& own, Cache& cache) const {
+    if (cache.stored)
+      with_memory(i, layer, own, cache, [](Buffer<S>& wanted, const Buffer<S>& stored) { copy(stored, wanted); });
+  }
+  /// f(a buffer of layer i's memory in its cache, the same in the store).
+  template <class L, class F>
+  static void with_memory(Index i, const L& layer, typename L::Cache& own, Cache& cache, F&& f) {
+    std::vector<Buffer<S>>& stored = cache.memory[static_cast<std::size_t>(i)];
+    std::size_t next = 0;
+    for_each_memory(layer, own, [&](Buffer<S>& buffer) {
+      if (stored.size() == next) stored.emplace_back();
+      f(buffer, stored[next++]);
+    });
+  }
+  static void copy(const Buffer<S>& from, Buffer<S>& to) {
+    const ConstBatch<S> values = from.view();
+    to.resize(values.rows(), values.cols()) = values;
+  }
+
+  /// pull(i, layer i, its cache, dL/db_{i+1}, where dL/db_i goes or null, its gradient or null) from the last layer to
+  /// the first. Only the last one of a sweep may find that its input's derivative was declined.
+  template <class F>
+  void sweep_forward(Cache& cache, Index rows, ConstBatch<S> d_x, Batch<S>* d_z, Gradient* gradient, F&& pull) const {
+    for (Index i = size() - 1; i >= 0; --i)
+      at_layer(i, cache, gradient, [&](const auto& layer, auto& own, auto* own_gradient) {
+        Batch<S> d_in = i == 0 ? Batch<S>() : d_between(cache, i).resize(rows, dim());
+        pull(i, layer, own, i == size() - 1 ? d_x : d_between(cache, i + 1).view(), i == 0 ? d_z : &d_in, own_gradient);
+      });
+  }
+  /// The same from the first to the last, from dL/db_i to dL/db_{i+1}.
+  template <class F>
+  void sweep_inverse(Cache& cache, Index rows, ConstBatch<S> d_z, Batch<S>* d_x, Gradient* gradient, F&& pull) const {
+    for (Index i = 0; i < size(); ++i)
+      at_layer(i, cache, gradient, [&](const auto& layer, auto& own, auto* own_gradient) {
+        const bool last = i == size() - 1;
+        Batch<S> d_in = last ? Batch<S>() : d_between(cache, i + 1).resize(rows, dim());
+        pull(i, layer, own, i == 0 ? d_z : d_between(cache, i).view(), last ? d_x : &d_in, own_gradient);
+      });
+  }
+
   void check_kept(std::string_view where, const Cache& cache, Index rows) const {
-    if (cache.kept != Keep::everything) throw_invalid(where, "the evaluation was called with Keep::nothing");
-    if (size() == 1) return;
-    const Index evaluated = cache.between[0].view().rows();
-    if (rows != evaluated)  // asked here and not in check_value, whose text would be taken from the heap every time
+    if (cache.kept == Keep::nothing) throw_invalid(where, "the evaluation was called with Keep::nothing");
+    if (rows != cache.rows)  // asked here and not in check_value, whose text would be taken from the heap every time
       check_value(where, "the batch's number of rows", rows, false,
-                  "that of the evaluation (" + std::to_string(evaluated) + ")");
+                  "that of the evaluation (" + std::to_string(cache.rows) + ")");
   }
 
   Layers layers_;
@@ -292,8 +436,12 @@ class Chain : public detail::Sequence<std::tuple<L...>> {
 
   /// The same layers in another scalar.
   template <Real T>
-  [[nodiscard]] auto cast() const {
-    return std::apply([](const auto&... layer) { return rhei::Chain{layer.template cast<T>()...}; }, this->layers());
+  requires(detail::Castable<L, T>&&...) [[nodiscard]] auto cast() const {
+    return std::apply(
+        [](const auto&... layer) {
+          return rhei::Chain<decltype(layer.template cast<T>())...>(layer.template cast<T>()...);
+        },
+        this->layers());
   }
 };
 template <class... L>
@@ -311,10 +459,11 @@ class Repeat : public detail::Sequence<std::vector<L>> {
 
   /// The same layers in another scalar.
   template <Real T>
+  requires detail::Castable<L, T>
   [[nodiscard]] auto cast() const {
-    std::vector<decltype(this->layers()[0].template cast<T>())> other;
+    std::vector<decltype(std::declval<const L&>().template cast<T>())> other;
     for (const L& layer : this->layers()) other.push_back(layer.template cast<T>());
-    return rhei::Repeat<typename decltype(other)::value_type>(std::move(other));
+    return rhei::Repeat(std::move(other));
   }
 
  private:

@@ -49,6 +49,11 @@ class Flow {
     typename Transform::Cache transform;
     Buffer<S> z, d_z, log_det;
     Buffer<S> in, context, out;  ///< a chunk of rows, made compact
+    Keep kept = Keep::nothing;
+    /// With Keep::output: the worst |x - x'| / max(1, |x|) of the last pullback's x and the x' rebuilt from its latent.
+    double round_trip = 0;
+    Buffer<S> rebuilt;
+    detail::Replay<S> replay;
   };
 
   struct Forward {
@@ -209,6 +214,7 @@ class Flow {
 
   /// Adds log p(x) to log_p; see Distribution.
   void log_prob(const Call<S>& call, ConstBatch<S> x, Values<S> log_p, Cache& cache) const {
+    cache.kept = call.keep;
     Batch<S> z = cache.z.resize(x.rows(), dim());
     transform_.inverse(detail::call_for(call, transform_.context_dim()), x, z, log_p, cache.transform);
     base_.log_prob(detail::call_for(call, base_.context_dim()), z, log_p, cache.base);
@@ -216,13 +222,24 @@ class Flow {
 
   void log_prob_pullback(const Call<S>& call, ConstBatch<S> x, Cache& cache, ConstValues<S> d_log_p, Batch<S>* d_x,
                          Batch<S>* d_context, Gradient* gradient) const {
+    constexpr std::string_view where = "Flow::log_prob_pullback";
     const ConstBatch<S> z = cache.z.view();
+    detail::check_shape(where, "what the cache holds", z.rows(), z.cols(), x.rows(), dim());
+    detail::check_pullback(where, *this, call, x, z, z, d_log_p.size(), d_x, d_context);
     Batch<S> d_z = cache.d_z.resize(x.rows(), dim());
     base_.log_prob_pullback(detail::call_for(call, base_.context_dim()), z, cache.base, d_log_p, &d_z,
                             base_.context_dim() > 0 ? d_context : nullptr, gradient ? &gradient->base : nullptr);
-    transform_.inverse_pullback(detail::call_for(call, transform_.context_dim()), x, z, cache.transform, d_z, d_log_p,
-                                d_x, transform_.context_dim() > 0 ? d_context : nullptr,
-                                gradient ? &gradient->transform : nullptr);
+    const Call<S> own_call = detail::call_for(call, transform_.context_dim());
+    Batch<S>* const own_context = transform_.context_dim() > 0 ? d_context : nullptr;
+    auto* const own_gradient = gradient ? &gradient->transform : nullptr;
+    if (cache.kept == Keep::output) {
+      Batch<S> rebuilt = cache.rebuilt.resize(x.rows(), dim());
+      detail::replay_inverse_pullback(transform_, own_call, rebuilt, z, cache.transform, ConstBatch<S>(d_z), d_log_p,
+                                      d_x, own_context, own_gradient, cache.replay);
+      cache.round_trip = detail::round_trip_error<S>(rebuilt, x);
+    } else {
+      transform_.inverse_pullback(own_call, x, z, cache.transform, d_z, d_log_p, d_x, own_context, own_gradient);
+    }
   }
 
   /// Fills x with draws from call.rng.
@@ -236,14 +253,17 @@ class Flow {
 
   // ---- the rest of a model ------------------------------------------------------------------------------------------
 
+  /// Lets the layers' state follow the batch of a log_prob that kept everything or its output.
+  void update_state(Cache& cache) { rhei::update_state(transform_, cache.transform); }
+
   void check_state() {
     rhei::check_state(base_);
     rhei::check_state(transform_);
   }
 
-  /// The same flow in another scalar.
+  /// The same flow in another scalar. (An AnyFlow has none: see io/load.hpp.)
   template <Real T>
-  [[nodiscard]] auto cast() const {
+  requires(detail::Castable<Base, T>&& detail::Castable<Transform, T>) [[nodiscard]] auto cast() const {
     using Other = rhei::Flow<decltype(base_.template cast<T>()), decltype(transform_.template cast<T>())>;
     return Other(base_.template cast<T>(), transform_.template cast<T>());
   }

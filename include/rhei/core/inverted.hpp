@@ -47,9 +47,27 @@ class Inverted {
     layer_.forward_pullback(call, x, z, cache, d_z, d_log_det, d_x, d_context, gradient);
   }
 
+  /// See detail::replay_forward_pullback.
+  void replay_forward_pullback(const Call<S>& call, Batch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
+                               ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient,
+                               detail::Replay<S>& replay) const {
+    detail::replay_inverse_pullback(layer_, call, z, x, cache, d_x, d_log_det, d_z, d_context, gradient, replay);
+  }
+  void replay_inverse_pullback(const Call<S>& call, Batch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
+                               ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient,
+                               detail::Replay<S>& replay) const {
+    detail::replay_forward_pullback(layer_, call, x, z, cache, d_z, d_log_det, d_x, d_context, gradient, replay);
+  }
+
+  void update_state(Cache& cache) { rhei::update_state(layer_, cache); }
+  template <class F>
+  void visit_memory(Cache& cache, F&& f) const {
+    for_each_memory(layer_, cache, f);
+  }
   void check_state() { rhei::check_state(layer_); }
 
   template <Real T>
+  requires detail::Castable<L, T>
   [[nodiscard]] auto cast() const {
     return rhei::Inverted<decltype(layer_.template cast<T>())>(layer_.template cast<T>());
   }

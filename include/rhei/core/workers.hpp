@@ -43,8 +43,12 @@ class Workers {
     attempt(0);
     for (int left, spins = 0; (left = unfinished_.load(std::memory_order_acquire)) > 0;)
       if (++spins > kSpins) unfinished_.wait(left);
-    for (auto& error : errors_)
-      if (error) std::rethrow_exception(std::exchange(error, nullptr));
+    std::exception_ptr first;
+    for (auto& error : errors_) {  // all are taken: one that stayed would be thrown by the next round
+      const auto own = std::exchange(error, nullptr);
+      if (!first) first = own;
+    }
+    if (first) std::rethrow_exception(first);
   }
 
   /// The part of `total` items that belongs to worker i: [first(i), first(i + 1)).

@@ -31,18 +31,6 @@ namespace detail {
 
 inline constexpr std::string_view kFormatVersion = "1";
 
-/// f(), whose exceptions of ours become a std::runtime_error that begins with `where`.
-template <class F>
-decltype(auto) refuse_at(const std::string& where, F&& f) {
-  try {
-    return std::forward<F>(f)();
-  } catch (const std::invalid_argument& error) {  // a constructor refuses what the file describes
-    throw std::runtime_error(where + ": " + error.what());
-  } catch (const std::runtime_error& error) {
-    throw std::runtime_error(where + ": " + error.what());
-  }
-}
-
 /// A description of an architecture as JSON.
 inline Json to_json(const Options& options) {
   Json::Object object;

@@ -12,15 +12,31 @@
 #include <rhei/distributions/diagonal_normal.hpp>
 #include <rhei/distributions/gaussian_mixture.hpp>
 #include <rhei/distributions/logistic.hpp>
+#include <rhei/distributions/made_mixture.hpp>
 #include <rhei/distributions/standard_normal.hpp>
 #include <rhei/distributions/uniform.hpp>
+#include <rhei/distributions/uniform_normal.hpp>
 #include <rhei/io/flow_file.hpp>
 #include <rhei/layers/actnorm.hpp>
+#include <rhei/layers/autoregressive.hpp>
+#include <rhei/layers/batch_norm.hpp>
+#include <rhei/layers/circular_shift.hpp>
 #include <rhei/layers/coupling.hpp>
+#include <rhei/layers/dense_linear.hpp>
+#include <rhei/layers/domains.hpp>
 #include <rhei/layers/elementwise_affine.hpp>
+#include <rhei/layers/householder.hpp>
 #include <rhei/layers/lu_linear.hpp>
+#include <rhei/layers/marginal_gaussianization.hpp>
+#include <rhei/layers/on_features.hpp>
 #include <rhei/layers/permutation.hpp>
+#include <rhei/layers/planar.hpp>
+#include <rhei/layers/radial.hpp>
 #include <rhei/layers/rescaling.hpp>
+#include <rhei/layers/rotation.hpp>
+#include <rhei/layers/spline_coupling.hpp>
+#include <rhei/layers/sylvester.hpp>
+#include <rhei/nn/periodic.hpp>
 #include <rhei/nn/residual_mlp.hpp>
 #include <stdexcept>
 #include <string>
@@ -30,7 +46,7 @@
 
 namespace rhei {
 
-/// A flow of any architecture.
+/// A flow of any architecture. In another scalar it is `load<T>(to_safetensors(flow))`.
 template <Real S>
 using AnyFlow = Flow<AnyDistribution<S>, AnyLayer<S>>;
 
@@ -47,19 +63,36 @@ class Registry {
   /// Everything that comes with rhei.
   Registry() {
     add_layer<ActNorm<S>>();
+    add_layer<BatchNorm<S>>();
     add_layer<ElementwiseAffine<S>>();
     add_layer<Rescaling<S>>();
+    add_layer<CircularShift<S>>();
+    add_layer<Domains<S>>();
+    add_layer<MarginalGaussianization<S>>();
     add_layer<Permutation<S>>();
+    add_layer<Rotation<S>>();
+    add_layer<Householder<S>>();
     add_layer<LuLinear<S>>();
+    add_layer<DenseLinear<S>>();
+    add_layer<Planar<S>>();
+    add_layer<Radial<S>>();
+    add_layer<Sylvester<S>>();
     add_layer<AdditiveCoupling<S>>("coupling/shift/mlp");
     add_layer<AffineCoupling<S>>("coupling/affine/mlp");
+    add_layer<SplineCoupling<S>>("coupling/rational_quadratic/mlp");
     add_layer<AdditiveCoupling<S, ResidualMlp<S>>>("coupling/shift/residual_mlp");
     add_layer<AffineCoupling<S, ResidualMlp<S>>>("coupling/affine/residual_mlp");
+    add_layer<SplineCoupling<S, ResidualMlp<S>>>("coupling/rational_quadratic/residual_mlp");
+    add_layer<SplineCoupling<S, Periodic<Mlp<S>>>>("coupling/rational_quadratic/periodic");
+    add_layer<Maf<S>>("autoregressive/affine/made");
+    add_layer<Autoregressive<RationalQuadratic<S>>>("autoregressive/rational_quadratic/made");
     add_distribution<StandardNormal<S>>();
     add_distribution<DiagonalNormal<S>>();
     add_distribution<Logistic<S>>();
     add_distribution<Uniform<S>>();
+    add_distribution<UniformNormal<S>>();
     add_distribution<GaussianMixture<S>>();
+    add_distribution<MadeMixture<S>>();
   }
 
   /// A layer with a static from_options(); see Options on how that treats what a file says. `key` is the type in its
@@ -107,6 +140,11 @@ class Registry {
     if (options.type() == Inverted<AnyLayer<S>>::type)
       return detail::refuse_at("layer",
                                [&] { return Inverted<AnyLayer<S>>(make_layer(options.get<Options>("layer"), left)); });
+    if (options.type() == OnFeatures<AnyLayer<S>>::type)
+      return detail::refuse_at("layer", [&] {
+        return OnFeatures<AnyLayer<S>>(options.get_size("dim", 1), options.get_sizes("features"),
+                                       [&](Index) { return make_layer(options.get<Options>("layer"), left); });
+      });
     std::string key = options.type();
     for (const std::string_view part : {"transformer", "net"})
       if (options.has(part)) key += "/" + options.get<Options>(part).type();

@@ -28,16 +28,19 @@ class Adam {
     detail::check_value("Adam", "beta2", options.beta2, options.beta2 >= 0 && options.beta2 < 1, "0 <= beta2 < 1");
   }
 
+  /// Makes room for the moments of these parameters, all zero. The first step does it where this was not called.
+  void start(const std::vector<ParameterView<S>>& parameters) {
+    Index size = 0;
+    for (const auto& p : parameters) size += p.values.size();
+    first_.setZero(size);
+    second_.setZero(size);
+  }
+
   /// One step: moves `parameters` against `gradient`, which is first multiplied by gradient_scale (for clipping). The
   /// lists must be of the same trees, in the same order, at every step.
   void step(std::vector<ParameterView<S>>& parameters, const std::vector<ParameterView<S>>& gradient,
             double learning_rate, double gradient_scale = 1) {
-    if (steps_ == 0) {
-      Index size = 0;
-      for (const auto& p : parameters) size += p.values.size();
-      first_.setZero(size);
-      second_.setZero(size);
-    }
+    if (first_.size() == 0) start(parameters);
     ++steps_;
     const double t = static_cast<double>(steps_);
     const S correction = static_cast<S>(std::sqrt(1 - std::pow(options_.beta2, t)));

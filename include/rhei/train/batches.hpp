@@ -2,11 +2,14 @@
 #pragma once
 
 /// \file
-/// Where `fit` takes its minibatches from: a table that is shuffled every epoch, or a callable that draws each.
+/// Where minibatches come from: a table that is shuffled every epoch, a callable that draws each, or, where the flow is
+/// to draw, at most a callable that draws contexts.
 
+#include <bit>
 #include <cmath>
 #include <rhei/core/random.hpp>
-#include <rhei/train/trainer.hpp>
+#include <rhei/train/objective.hpp>
+#include <vector>
 
 namespace rhei {
 
@@ -66,6 +69,29 @@ void check_fit_data(std::string_view where, std::string_view what, const FitData
   check_value(where, "the sum of " + prefix + "'s weights", data.weights.sum(), data.weights.sum() > 0, "more than 0");
 }
 
+/// A number that changes with any bit of a table, to tell whether a run that goes on sees the data it began with
+/// (FNV-1a over words; Fowler, Noll & Vo 1991).
+class Checksum {
+ public:
+  template <class Derived>
+  Checksum& add(const Eigen::DenseBase<Derived>& values) {
+    add(static_cast<std::uint64_t>(values.rows()));
+    for (Index j = 0; j < values.cols(); ++j)
+      for (Index i = 0; i < values.rows(); ++i) add(std::bit_cast<std::uint64_t>(static_cast<double>(values(i, j))));
+    return *this;
+  }
+  template <Real S>
+  Checksum& add(const FitData<S>& data) {
+    return add(data.x).add(data.context).add(data.weights);
+  }
+  [[nodiscard]] std::int64_t value() const { return static_cast<std::int64_t>(sum_ >> 1); }
+
+ private:
+  void add(std::uint64_t word) { sum_ = (sum_ ^ word ^ (word >> 32)) * 0x100000001b3; }
+
+  std::uint64_t sum_ = 0xcbf29ce484222325;
+};
+
 /// A table in random order, a new one every epoch. Keeps a copy with the values of a row side by side, from which
 /// scattered rows are read quickly.
 template <Real S>
@@ -90,6 +116,10 @@ class TableBatches {
 
   [[nodiscard]] Index batches_per_epoch() const { return (x_.cols() + batch_size_ - 1) / batch_size_; }
 
+  /// The order of the rows, which the next epoch shuffles on: a run that goes on needs it.
+  [[nodiscard]] std::vector<std::int64_t>& order() { return order_; }
+  [[nodiscard]] std::int64_t checksum() const { return Checksum().add(x_).add(context_).add(weights_).value(); }
+
   /// Batch number b of an epoch; the first one shuffles.
   BatchView<S> batch(Index b, Rng& rng) {
     if (b == 0) rng.shuffle(order_);
@@ -99,7 +129,7 @@ class TableBatches {
     Batch<S> context = context_batch_.resize(context_.cols() > 0 ? n : 0, context_.rows());
     Values<S> weights = weights_batch_.resize(weights_.size() > 0 ? n : 0);
     for (Index i = 0; i < n; ++i) {
-      const Index row = order_[static_cast<std::size_t>(first + i)];
+      const auto row = static_cast<Index>(order_[static_cast<std::size_t>(first + i)]);
       x.row(i) = x_.col(row).transpose();
       if (context.rows() > 0) context.row(i) = context_.col(row).transpose();
       if (weights.size() > 0) weights[i] = weights_[row];
@@ -110,7 +140,7 @@ class TableBatches {
  private:
   Matrix<S> x_, context_;  // D x n, C x n
   Vector<S> weights_;
-  std::vector<Index> order_;
+  std::vector<std::int64_t> order_;
   Index batch_size_;
   Buffer<S> x_batch_, context_batch_, weights_batch_;
 };
@@ -141,6 +171,30 @@ class DrawnBatches {
   Draw& draw_;
   Index batch_size_, dim_, context_dim_;
   Minibatch<S> drawn_;
+};
+
+/// Requests for `batch_size` draws of the flow, for contexts that draw_context(n, rng) gives (n x C, or one row), or
+/// for none where it is null.
+template <Real S, class DrawContext>
+class DrawRequests {
+ public:
+  DrawRequests(DrawContext draw_context, Index batch_size, Index context_dim)
+      : draw_context_(std::move(draw_context)), batch_size_(batch_size), context_dim_(context_dim) {}
+
+  [[nodiscard]] static Index batches_per_epoch() { return 100; }  // as of DrawnBatches
+
+  DrawView<S> batch(Index, Rng& rng) {
+    if constexpr (!std::same_as<DrawContext, std::nullptr_t>) context_ = draw_context_(batch_size_, rng);
+    check_shape("fit_variational", "a drawn context", context_.rows(), context_.cols(),
+                context_dim_ == 0 || context_.rows() == 1 ? -1 : batch_size_, context_dim_);
+    check_finite("fit_variational", "a drawn context", context_);
+    return {batch_size_, context_};
+  }
+
+ private:
+  DrawContext draw_context_;
+  Index batch_size_, context_dim_;
+  Matrix<S> context_;
 };
 
 }  // namespace detail

@@ -2,7 +2,7 @@
 #pragma once
 
 /// \file
-/// What `fit` is told, and what it tells.
+/// What `fit` and `fit_variational` are told, and what they tell.
 
 #include <functional>
 #include <limits>
@@ -19,10 +19,13 @@ struct FitProgress {
   double seconds = 0;
   double fraction = 0;       ///< of the run, in [0, 1]
   double learning_rate = 0;  ///< of the last step
-  double train_loss = 0;     ///< mean negative log-likelihood over the epoch, as training saw it, in nats
+  double train_loss = 0;     ///< mean over the epoch, as training saw it, in nats: of -log p for `fit`
   double validation_loss = std::numeric_limits<double>::quiet_NaN();  ///< NaN where there is no validation set
   double gradient_norm = 0;                                           ///< largest of the epoch, before clipping
+  double round_trip = 0;  ///< with rebuild_inputs: largest error of a rebuilt batch in the epoch
 };
+
+struct FitState;
 
 /// Why a fit ended.
 enum class Stop { epochs, steps, seconds, patience, callback };
@@ -47,9 +50,17 @@ struct FitOptions {
   double clip_norm = 5;            ///< gradients longer than this are shortened to it; 0: never
   double validation_fraction = 0;  ///< part of the rows that is held out, chosen at random; the best epoch is restored
   Index patience = 0;              ///< epochs without a better validation loss after which to stop; 0: never
-  int threads = 1;                 ///< parts of a minibatch worked on at a time; results differ by rounding only
-  bool progress = false;           ///< a line on standard error: redrawn on a terminal, sparse elsewhere
+  int threads = 1;  ///< parts of a minibatch worked on at a time; results differ by rounding only, or by draws
+  /// The backward pass rebuilds the input of each layer from its output instead of keeping it: memory does not grow
+  /// with the depth of the flow, a step costs two more evaluations, and gradients are as good as
+  /// FitProgress::round_trip says.
+  bool rebuild_inputs = false;
+  bool progress = false;  ///< a line on standard error: redrawn on a terminal, sparse elsewhere
   std::function<bool(const FitProgress&)> callback = {};  ///< after every epoch; true stops the run
+  /// After every epoch, before `callback`: all that a run needs to go on from there. See io/checkpoint.hpp.
+  std::function<void(const FitState&)> checkpoint = {};
+  /// Before the first epoch: may set the run to where another one stood, which it then continues bit for bit.
+  std::function<void(FitState&)> resume = {};
 };
 
 }  // namespace rhei

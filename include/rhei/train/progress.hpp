@@ -22,12 +22,15 @@ class ProgressLine {
   void show(const FitProgress& p) {
     if (!on_terminal_ && p.fraction < 1 && p.fraction < next_) return;
     while (next_ <= p.fraction) next_ += 0.1;
-    char text[160];
+    char text[200];
     int length = std::snprintf(text, sizeof text, "%3.0f %%  epoch %lld  step %lld  train %.4f", 100 * p.fraction,
                                static_cast<long long>(p.epoch), static_cast<long long>(p.step), p.train_loss);
     if (p.validation_loss == p.validation_loss)
       length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), "  validation %.4f",
                               p.validation_loss);
+    if (p.round_trip > 0)
+      length += std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), "  round trip %.0e",
+                              p.round_trip);
     std::snprintf(text + length, sizeof text - static_cast<std::size_t>(length), "  %.1f s", p.seconds);
     write(on_terminal_ ? "\r\033[K" + std::string(text) : std::string(text) + "\n");
   }

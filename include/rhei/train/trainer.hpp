@@ -2,53 +2,131 @@
 #pragma once
 
 /// \file
-/// One optimizer step of maximum likelihood: what `fit` repeats, for programs that want a loop of their own.
+/// One optimizer step: what `fit` and `fit_variational` repeat, for programs that want a loop of their own.
 
-#include <cmath>
 #include <functional>
-#include <rhei/core/flow.hpp>
 #include <rhei/core/workers.hpp>
 #include <rhei/train/adam.hpp>
+#include <rhei/train/objective.hpp>
 
 namespace rhei {
 
-/// A minibatch seen by a step: x (n x D), context (n x C, 1 x C or empty) and weights (n, or empty for all 1).
-template <Real S>
-struct BatchView {
-  ConstBatch<S> x;
-  ConstBatch<S> context = {};
-  ConstValues<S> weights = {};
-};
-
 /// Trains a flow that it refers to: caches, gradients and moments of one run.
 ///
-/// With t threads a minibatch is split into t runs of rows, each with a cache and a gradient of its own, which are then
-/// added in a fixed order: deterministic for a given count. Nothing is allocated after the first step.
-template <class Model>
+/// With t threads a minibatch is split into t runs of rows, each with a cache, a gradient and a generator of its own;
+/// the gradients are then added in a fixed order: deterministic for a given count. Nothing is allocated after the first
+/// step. Statistics of a batch (batch normalization) are those of the rows of a thread; the state that follows them
+/// follows those of the first thread that had rows.
+template <class Model, class Goal = MaximumLikelihood>
 class Trainer {
  public:
   using S = typename Model::Scalar;
+  using Batch = typename Goal::template Batch<S>;
+  static_assert(Objective<Goal, Model>, "the objective cannot be evaluated for this model");
 
   struct Step {
-    double loss = 0;           ///< sum_i -w_i log p(x_i) / n, in nats
+    double loss = 0;           ///< of the objective, the mean over the rows, in nats
     double gradient_norm = 0;  ///< Euclidean, before clipping
+    double round_trip = 0;     ///< with Keep::output: the largest error of a rebuilt batch; else 0
   };
 
-  /// The flow must outlive the trainer and stay where it is.
-  explicit Trainer(Model& model, AdamOptions adam = {}, int threads = 1)
-      : model_(model), adam_(adam), workers_(threads), parameters_(parameter_list<S>(model)) {
+  /// The flow must outlive the trainer and stay where it is. With Keep::output the backward pass rebuilds the input of
+  /// each layer from its output: memory does not grow with depth, a step costs two more evaluations.
+  explicit Trainer(Model& model, AdamOptions adam = {}, int threads = 1,
+                   Keep keep = Keep::everything) requires std::default_initializable<Goal>
+      : Trainer(model, Goal(), adam, threads, keep) {}
+
+  /// The same for an objective other than maximum likelihood.
+  template <std::same_as<Goal> O>
+  explicit Trainer(Model& model, O objective, AdamOptions adam = {}, int threads = 1, Keep keep = Keep::everything)
+      : model_(model),
+        objective_(std::move(objective)),
+        adam_(adam),
+        keep_(keep),
+        workers_(threads),
+        parameters_(parameter_list<S>(model)) {
+    if (keep == Keep::nothing)
+      detail::throw_invalid("Trainer", "keep is Keep::nothing, expected Keep::everything or Keep::output");
     for (int i = 0; i < threads; ++i) parts_.push_back(Part(model.make_gradient()));
     for (Part& part : parts_) part.tensors = parameter_list<S>(part.gradient);
+    adam_.start(parameters_);
   }
 
-  /// The loss of a batch of at least one row and its gradient, which gradient() then shows.
-  /// \throws std::invalid_argument for other shapes than the flow's.
-  Step differentiate(const BatchView<S>& batch) {
-    const Index n = batch.x.rows();
+  /// The loss of a batch of at least one row and its gradient, which gradient() then shows. What draws (layers, or the
+  /// objective) does so from generators that are split off rng.
+  /// \throws std::invalid_argument for other shapes than the flow's, or where something draws and there is no rng.
+  Step differentiate(const Batch& batch, Rng& rng) {
+    Rng step = rng.split();  // so that rng moves on by as much whatever the number of threads
+    for (Part& part : parts_) part.rng = step.split();
+    return differentiate_parts(batch, true);
+  }
+  Step differentiate(const Batch& batch) { return differentiate_parts(batch, false); }
+
+  /// Moves the parameters against the gradient of the last differentiate(), shortened to clip_norm if it is longer
+  /// (0: never), then the state of layers that have one which follows the batches.
+  void update(const Step& step, double learning_rate, double clip_norm = 0) {
+    const bool clip = clip_norm > 0 && step.gradient_norm > clip_norm;
+    adam_.step(parameters_, parts_[0].tensors, learning_rate, clip ? clip_norm / step.gradient_norm : 1.0);
+    const auto seen =
+        std::find_if(parts_.begin(), parts_.end(), [](const Part& part) { return part.share.rows() > 0; });
+    if (seen != parts_.end()) model_.update_state(seen->work.cache);
+  }
+
+  /// Both.
+  Step step(const Batch& batch, Rng& rng, double learning_rate, double clip_norm = 0) {
+    const Step result = differentiate(batch, rng);
+    update(result, learning_rate, clip_norm);
+    return result;
+  }
+  Step step(const Batch& batch, double learning_rate, double clip_norm = 0) {
+    const Step result = differentiate(batch);
+    update(result, learning_rate, clip_norm);
+    return result;
+  }
+
+  /// The first thing in the last differentiate() that was not finite, for messages; empty where the loss was finite.
+  [[nodiscard]] std::string first_not_finite() {
+    for (Part& part : parts_)
+      if (part.share.rows() > 0)
+        if (std::string found = objective_.first_not_finite(model_, part.call, part.share, part.work); !found.empty())
+          return found;
+    return {};
+  }
+
+  [[nodiscard]] const std::vector<ParameterView<S>>& parameters() const { return parameters_; }
+  [[nodiscard]] const std::vector<ParameterView<S>>& gradient() const { return parts_[0].tensors; }
+  [[nodiscard]] Adam<S>& optimizer() { return adam_; }
+  [[nodiscard]] const Goal& objective() const { return objective_; }
+
+ private:
+  struct Part {
+    explicit Part(typename Model::Gradient g) : gradient(std::move(g)) {}
+    typename Goal::template Workspace<Model> work;
+    typename Model::Gradient gradient;
+    std::vector<ParameterView<S>> tensors;
+    detail::ShareBuffers<S> buffers;
+    Rng rng{0};
+    Call<S> call;  ///< of the last step, as share is
+    Batch share;
+    double loss = 0;
+  };
+
+  Step differentiate_parts(const Batch& batch, bool draws) {
+    const Index n = batch.rows();
     detail::check_value("Trainer", "the number of rows", n, n > 0, "at least 1");
+    detail::check_batch(batch);
+    const StepInfo of{n, adam_.steps()};
     const auto work = [&](int i) {
+      Part& part = parts_[static_cast<std::size_t>(i)];
       const Index first = workers_.first(i, n);
-      differentiate_rows(batch, first, workers_.first(i + 1, n) - first, parts_[static_cast<std::size_t>(i)]);
+      std::construct_at(&part.share, detail::share_of(batch, first, workers_.first(i + 1, n) - first, part.buffers));
+      std::construct_at(
+          &part.call,
+          Call<S>{.context = part.share.context, .training = true, .keep = keep_, .rng = draws ? &part.rng : nullptr});
+      for (auto& tensor : part.tensors) tensor.values.setZero();
+      part.loss = part.share.rows() == 0
+                      ? 0
+                      : objective_.differentiate(model_, part.call, part.share, of, part.work, part.gradient);
     };
     if (workers_.count() == 1)
       work(0);
@@ -57,30 +135,15 @@ class Trainer {
     Step result;
     for (std::size_t i = 1; i < parts_.size(); ++i)
       for (std::size_t t = 0; t < parameters_.size(); ++t) parts_[0].tensors[t].values += parts_[i].tensors[t].values;
-    for (const Part& part : parts_) result.loss += part.loss;
+    for (const Part& part : parts_) {
+      result.loss += part.loss;
+      if (keep_ == Keep::output && part.share.rows() > 0)
+        result.round_trip = std::max(result.round_trip, part.work.cache.round_trip);
+    }
     result.gradient_norm = norm_of_gradient();
     return result;
   }
 
-  /// Moves the parameters against the gradient of the last differentiate(), shortened to clip_norm if it is longer
-  /// (0: never).
-  void update(const Step& step, double learning_rate, double clip_norm = 0) {
-    const bool clip = clip_norm > 0 && step.gradient_norm > clip_norm;
-    adam_.step(parameters_, parts_[0].tensors, learning_rate, clip ? clip_norm / step.gradient_norm : 1.0);
-  }
-
-  /// Both.
-  Step step(const BatchView<S>& batch, double learning_rate, double clip_norm = 0) {
-    const Step result = differentiate(batch);
-    update(result, learning_rate, clip_norm);
-    return result;
-  }
-
-  [[nodiscard]] const std::vector<ParameterView<S>>& parameters() const { return parameters_; }
-  [[nodiscard]] const std::vector<ParameterView<S>>& gradient() const { return parts_[0].tensors; }
-  [[nodiscard]] Adam<S>& optimizer() { return adam_; }
-
- private:
   /// In double only where the squares overflow a float: a few outliers may do that, and clipping then still helps.
   [[nodiscard]] double norm_of_gradient() const {
     double squares = 0;
@@ -91,48 +154,16 @@ class Trainer {
     return std::sqrt(squares);
   }
 
-  struct Part {
-    explicit Part(typename Model::Gradient g) : gradient(std::move(g)) {}
-    typename Model::Cache cache;
-    typename Model::Gradient gradient;
-    std::vector<ParameterView<S>> tensors;
-    Buffer<S> x, context, log_p, d_log_p;
-    double loss = 0;
-  };
-
-  void differentiate_rows(const BatchView<S>& batch, Index first, Index n, Part& part) {
-    for (auto& tensor : part.tensors) tensor.values.setZero();
-    part.loss = 0;
-    if (n == 0) return;
-    const ConstBatch<S> x = rows_of(batch.x, first, n, part.x);
-    const bool shared = batch.context.rows() <= 1;
-    const Call<S> call{.context = shared ? batch.context : rows_of(batch.context, first, n, part.context),
-                       .training = true};
-    Values<S> log_p = part.log_p.resize(n);
-    Values<S> d_log_p = part.d_log_p.resize(n);
-    log_p.setZero();
-    model_.log_prob(call, x, log_p, part.cache);
-    const S scale = S(-1) / static_cast<S>(batch.x.rows());
-    if (batch.weights.size() > 0)
-      d_log_p = scale * batch.weights.segment(first, n);
-    else
-      d_log_p.setConstant(scale);
-    part.loss = log_p.template cast<double>().dot(d_log_p.template cast<double>());
-    model_.log_prob_pullback(call, x, part.cache, d_log_p, nullptr, nullptr, &part.gradient);
-  }
-
-  static ConstBatch<S> rows_of(const ConstBatch<S>& all, Index first, Index n, Buffer<S>& buffer) {
-    if (n == all.rows()) return all;
-    Batch<S> copy = buffer.resize(n, all.cols());
-    copy = all.middleRows(first, n);
-    return copy;
-  }
-
   Model& model_;
+  Goal objective_;
   Adam<S> adam_;
+  Keep keep_;
   Workers workers_;
   std::vector<ParameterView<S>> parameters_;
   std::vector<Part> parts_;
 };
+template <class Model, class Goal>
+requires(!std::same_as<Goal, AdamOptions>) Trainer(Model&, Goal, AdamOptions = {}, int = 1, Keep = Keep::everything)
+->Trainer<Model, Goal>;
 
 }  // namespace rhei

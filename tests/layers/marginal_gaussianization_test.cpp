@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: MIT
+
+/// \file
+/// Marginal Gaussianization: conformance, and its formula in every regime.
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+#include <rhei/layers/marginal_gaussianization.hpp>
+
+#include "support/catch.hpp"
+#include "support/conformance.hpp"
+#include "support/evaluation.hpp"
+
+using namespace rhei;
+using namespace rhei::testing;
+
+TEMPLATE_TEST_CASE("MarginalGaussianization conforms", "[layer]", float, double) {
+  for (const Index kernels : {1, 9}) {
+    CAPTURE(kernels);
+    conforms([kernels](Index dim) { return MarginalGaussianization<TestType>(dim, kernels); });
+  }
+}
+
+namespace {
+
+using Long = long double;
+
+/// z and log dz/dx of one feature by the formula, in long double and in logarithms throughout.
+struct Reference {
+  Long z, log_det;
+};
+Reference reference(const std::vector<Long>& mean, const std::vector<Long>& log_bandwidth, Long x) {
+  const auto log_sum = [](const std::vector<Long>& terms) {
+    const Long largest = *std::max_element(terms.begin(), terms.end());
+    Long sum = 0;
+    for (const Long term : terms) sum += std::exp(term - largest);
+    return largest + std::log(sum) - std::log(static_cast<Long>(terms.size()));
+  };
+  const auto log_sigmoid = [](Long t) { return std::min(t, 0.0L) - std::log1p(std::exp(-std::abs(t))); };
+  std::vector<Long> lower, upper, density;
+  for (std::size_t k = 0; k < mean.size(); ++k) {
+    const Long t = (x - mean[k]) / std::exp(log_bandwidth[k]);
+    lower.push_back(log_sigmoid(t));
+    upper.push_back(log_sigmoid(-t));
+    density.push_back(log_sigmoid(t) + log_sigmoid(-t) - log_bandwidth[k]);
+  }
+  const Long log_lower = log_sum(lower), log_upper = log_sum(upper), log_p = std::min(log_lower, log_upper);
+  const Long half_log_two_pi = std::log(2 * std::numbers::pi_v<Long>) / 2;
+  // The quantile by Newton's method on the logarithm of the upper tail, by erfc or the continued fraction of Laplace.
+  const auto log_mills = [&](Long q) {
+    if (q < 20) return half_log_two_pi + q * q / 2 + std::log(std::erfc(q / std::sqrt(2.0L)) / 2);
+    Long fraction = q;
+    for (int k = 60; k > 0; --k) fraction = q + static_cast<Long>(k) / fraction;
+    return -std::log(fraction);
+  };
+  Long q = std::sqrt(-2 * log_p);
+  for (int step = 0; step < 60; ++step)
+    q += (log_mills(q) - q * q / 2 - half_log_two_pi - log_p) * std::exp(log_mills(q));
+  return {log_lower < log_upper ? -q : q, log_sum(density) + q * q / 2 + half_log_two_pi};
+}
+
+/// One feature with the given kernels.
+template <class S>
+MarginalGaussianization<S> with_kernels(const std::vector<S>& mean, const std::vector<S>& log_bandwidth) {
+  const auto count = static_cast<Index>(mean.size());
+  MarginalGaussianization<S> layer(1, count);
+  layer.parameters().mean = ConstBatch<S>(mean.data(), count, 1);
+  layer.parameters().log_bandwidth = ConstBatch<S>(log_bandwidth.data(), count, 1);
+  return layer;
+}
+
+}  // namespace
+
+// Where p < 0.5e-7 the authors' code has the wrong sign of log p in its log-determinant, at least 33 nats too low.
+TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's value in tails and gaps", "[gaussianization]", float,
+                   double) {
+  using S = TestType;
+  const double epsilon = double(std::numeric_limits<S>::epsilon());
+  const std::vector<S> mean{S(-1), S(0.5), S(2)}, log_bandwidth{S(-1), S(-3), S(-2)};
+  const auto layer = with_kernels<S>(mean, log_bandwidth);
+  const std::vector<Long> means(mean.begin(), mean.end()), log_bandwidths(log_bandwidth.begin(), log_bandwidth.end());
+  std::vector<S> points{0, S(0.5), S(1.3)};
+  for (const double size : {1.0, 3.0, 5.0, 6.0, 7.0, 8.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6}) {
+    points.push_back(static_cast<S>(size));
+    points.push_back(static_cast<S>(-size));
+  }
+  Matrix<S> x(static_cast<Index>(points.size()), 1);
+  for (std::size_t i = 0; i < points.size(); ++i) x(static_cast<Index>(i), 0) = points[i];
+  const auto z = inverse_of(layer, x);
+  const auto back = forward_of(layer, z.out);
+  for (Index i = 0; i < x.rows(); ++i) {
+    CAPTURE(x(i, 0));
+    const auto [latent, log_det] = reference(means, log_bandwidths, x(i, 0));
+    CHECK(double(z.out(i, 0)) == Approx(double(latent)).epsilon(32 * epsilon).margin(32 * epsilon));
+    CHECK(double(z.log_det[i]) == Approx(double(log_det)).epsilon(64 * epsilon).margin(64 * epsilon));
+    CHECK(double(back.log_det[i]) == Approx(double(-log_det)).epsilon(256 * epsilon).margin(256 * epsilon));
+    // x is known from z to epsilon of what z is, times dx/dz
+    const double slope = std::exp(double(log_det));
+    CHECK(double(back.out(i, 0)) ==
+          Approx(double(x(i, 0))).margin(16 * epsilon * (std::max(1.0, std::abs(double(latent))) / slope)));
+  }
+}
+
+TEMPLATE_TEST_CASE("MarginalGaussianization has finite gradients far out and in a gap", "[gaussianization]", float,
+                   double) {
+  using S = TestType;
+  // The gap is 10^4 bandwidths wide: the density within underflows, its logarithm does not.
+  const auto layer = with_kernels<S>({0, 1}, {S(std::log(1e-4)), S(std::log(1e-4))});
+  Matrix<S> x(6, 1), d_x(6, 1), d_z(6, 1), z(6, 1);
+  x << S(-1e6), S(-100), S(0.3), S(0.6), S(50), S(1e6);
+  if (std::same_as<S, float>) x *= S(1e-2);
+  x(2, 0) = S(0.3);
+  x(3, 0) = S(0.6);
+  Vector<S> log_det = Vector<S>::Zero(6), d_log_det = Vector<S>::Ones(6);
+  typename MarginalGaussianization<S>::Cache cache;
+  layer.inverse({}, x, z, log_det, cache);
+  CHECK(z.allFinite());
+  CHECK(log_det.allFinite());
+  CHECK(log_det[2] < S(-2000));
+  d_z.setZero();
+  auto gradient = layer.make_gradient();
+  Batch<S> out(d_x);
+  layer.inverse_pullback({}, x, z, cache, d_z, d_log_det, &out, nullptr, &gradient);
+  CHECK(d_x.allFinite());
+  CHECK(gradient.mean.allFinite());
+  CHECK(gradient.log_bandwidth.allFinite());
+  // In the gap log f falls as exp(-(x - 0) / h) and rises as exp((x - 1) / h): F is 1/2 there and z is 0.
+  CHECK(double(d_x(2, 0)) == Approx(-1e4).epsilon(1e-4));
+  CHECK(double(d_x(3, 0)) == Approx(1e4).epsilon(1e-4));
+}
+
+// For one kernel the equation that `forward` solves is linear: x = mean + h log(Phi(z) / (1 - Phi(z))).
+TEMPLATE_TEST_CASE("MarginalGaussianization of one kernel is the logistic distribution", "[gaussianization]", float,
+                   double) {
+  using S = TestType;
+  const double epsilon = double(std::numeric_limits<S>::epsilon());
+  const auto layer = with_kernels<S>({S(3)}, {S(std::log(2.0))});
+  Matrix<S> z(5, 1);
+  z << S(-3), S(-1), S(0), S(0.5), S(4);
+  const auto x = forward_of(layer, z);
+  for (Index i = 0; i < 5; ++i) {
+    const Long q = std::erfc(-static_cast<Long>(z(i, 0)) / std::sqrt(2.0L)) / 2;
+    const Long p = std::erfc(static_cast<Long>(z(i, 0)) / std::sqrt(2.0L)) / 2;
+    CHECK(double(x.out(i, 0)) == Approx(double(3 + 2 * std::log(q / p))).epsilon(32 * epsilon).margin(32 * epsilon));
+  }
+  CHECK(double(x.out(2, 0)) == Approx(3).epsilon(4 * epsilon));
+}
+
+TEMPLATE_TEST_CASE("MarginalGaussianization is increasing and solves each row on its own", "[gaussianization]", float,
+                   double) {
+  using S = TestType;
+  Rng rng(4);
+  MarginalGaussianization<S> layer(1, 20);
+  rng.fill_normal(layer.parameters().mean);
+  rng.fill_normal(layer.parameters().log_bandwidth);
+  Matrix<S> z(201, 1);
+  for (Index i = 0; i < 201; ++i) z(i, 0) = static_cast<S>(i - 100) / S(5);
+  const auto x = forward_of(layer, z);
+  for (Index i = 1; i < 201; ++i) CHECK(x.out(i - 1, 0) < x.out(i, 0));
+  const S nan = std::numeric_limits<S>::quiet_NaN(), infinity = std::numeric_limits<S>::infinity();
+  Matrix<S> odd = z;
+  odd(3, 0) = nan;
+  odd(8, 0) = infinity;
+  typename MarginalGaussianization<S>::Cache cache;
+  Matrix<S> out(201, 1);
+  Vector<S> log_det = Vector<S>::Zero(201);
+  layer.forward({}, odd, out, log_det, cache);
+  CHECK(std::isnan(out(3, 0)));
+  for (Index i = 0; i < 201; ++i)
+    if (i != 3 && i != 8) CHECK(out(i, 0) == x.out(i, 0));
+  CHECK(cache.solve.failures == 0);  // there is nothing to solve for NaN and infinity
+  layer.parameters().mean(4, 0) = nan;
+  layer.forward({}, z, out, log_det, cache);
+  CHECK(cache.solve.failures == 201);
+  CHECK(out.array().isNaN().all());
+}
+
+TEMPLATE_TEST_CASE("MarginalGaussianization starts close to the identity", "[gaussianization]", float, double) {
+  using S = TestType;
+  Matrix<S> x(61, 1);
+  for (Index i = 0; i < 61; ++i) x(i, 0) = static_cast<S>(i - 30) / S(10);
+  for (const Index kernels : {1, 2, 5, 30, 100}) {
+    CAPTURE(kernels);
+    const auto z = inverse_of(MarginalGaussianization<S>(1, kernels), x);
+    CHECK(double((z.out - x).cwiseAbs().maxCoeff()) < 0.6);
+    CHECK(double((z.out - x).middleRows(10, 41).cwiseAbs().maxCoeff()) < 0.4);
+  }
+}
+
+TEMPLATE_TEST_CASE("MarginalGaussianization makes what initialises it nearly normal", "[gaussianization]", float,
+                   double) {
+  using S = TestType;
+  Rng rng(5);
+  Matrix<S> x(4000, 4);
+  rng.fill_normal(x);
+  x.col(0) = x.col(0).array() * S(20) - S(700);
+  x.col(1) = x.col(1).array().exp();                                      // skew
+  x.col(2) = x.col(2).array() * S(0.6) + x.col(2).array().sign() * S(2);  // two modes
+  x.col(3).setConstant(S(0.1));
+  MarginalGaussianization<S> layer(4, 50);
+  layer.initialize({}, x);
+  CHECK(layer.initialized());
+  const auto z = inverse_of(layer, x);
+  CHECK(z.out.allFinite());
+  CHECK(z.log_det.allFinite());
+  for (Index d = 0; d < 3; ++d) {
+    CAPTURE(d);
+    const auto column = z.out.col(d).array().template cast<double>();
+    CHECK(column.mean() == Approx(0).margin(0.1));
+    CHECK(column.square().mean() == Approx(1).margin(0.3));  // kernels widen the data, by more where it has gaps
+    for (const double quantile : {-0.6745, 0.0, 0.6745})     // a quarter, a half and three quarters of a normal sample
+      CHECK((column < quantile).template cast<double>().mean() ==
+            Approx(std::erfc(-quantile / std::sqrt(2.0)) / 2).margin(0.03));
+  }
+  CHECK(z.out.col(3).cwiseAbs().maxCoeff() < S(1e-5));  // K kernels in one place, half of whose sum is below it
+  const auto once = layer.parameters().mean;
+  layer.initialize({}, Matrix<S>(Matrix<S>::Ones(5, 4)));
+  CHECK(layer.parameters().mean == once);
+}
+
+TEST_CASE("MarginalGaussianization refuses what it cannot be made or initialised from", "[gaussianization]") {
+  const auto text = [](const Matrix<float>& x) {
+    return error_text<std::invalid_argument>([&] { MarginalGaussianization<float>(2, 3).initialize({}, x); });
+  };
+  CHECK(text(Matrix<float>(0, 2)).find("the number of rows is 0") != std::string::npos);
+  CHECK(text(Matrix<float>::Zero(4, 3)).find("x is 4 x 3") != std::string::npos);
+  Matrix<float> x = Matrix<float>::Zero(4, 2);
+  x(2, 1) = std::numeric_limits<float>::infinity();
+  CHECK(text(x).find("column 1 of x") != std::string::npos);
+  CHECK_THROWS_AS(MarginalGaussianization<float>(0, 3), std::invalid_argument);
+  CHECK_THROWS_AS(MarginalGaussianization<float>(3, 0), std::invalid_argument);
+}
