@@ -4,10 +4,11 @@
 /// Fits flows to 2-D toy densities whose log-density is known, so that every fit has an absolute zero:
 /// KL(truth || model) = E[log p(x)] - E[log q(x)]. Draws data, model and samples side by side.
 
-#include <map>
+#include <chrono>
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/models.hpp"
 #include "support/plot.hpp"
 
 namespace {
@@ -15,6 +16,7 @@ namespace {
 constexpr Eigen::Index kJudged = 100'000;  // fresh points over which a fit is judged
 constexpr Eigen::Index kDrawn = 50'000;    // points in the pictures
 constexpr Eigen::Index kGrid = 200;        // cells of a density's picture along each axis
+constexpr Eigen::Index kFirst = 20'000;    // points from which a flow is made, before any training
 
 struct Arguments : examples::CommonOptions {
   std::vector<std::string> toys;
@@ -47,52 +49,51 @@ void draw_curve(const std::filesystem::path& path, const rhei::data::Toy& toy, c
 }
 
 /// Trains a flow on fresh draws from a toy, judges it on others, and draws it.
-template <class Flow>
-Result fit_toy(const rhei::data::Toy& toy, Flow flow, const Arguments& arguments, rhei::Rng& rng) {
-  const auto draw = [&toy](Eigen::Index n, rhei::Rng& g) { return toy.sample<float>(n, g); };
-  const rhei::FitReport report = rhei::fit(flow, draw,
-                                           {.seconds = arguments.seconds,
-                                            .batch_size = 256,
-                                            .learning_rate = 5e-4,
-                                            .threads = arguments.threads,
-                                            .progress = true},
-                                           rng);
+Result fit_toy(const rhei::data::Toy& toy, const Arguments& arguments, rhei::Rng& rng) {
+  const examples::NamedModel& model = examples::model(arguments.model);
+  const auto start = std::chrono::steady_clock::now();
+  examples::AnyFlow flow = model.make(toy.sample<float>(kFirst, rng), rng);
+  double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  Eigen::Index steps = 0;
+  const std::string stem = std::string(toy.name) + "_" + arguments.model;
+  if (model.trained) {
+    const auto draw = [&toy](Eigen::Index n, rhei::Rng& g) { return toy.sample<float>(n, g); };
+    const rhei::FitReport report = rhei::fit(flow, draw,
+                                             {.seconds = arguments.seconds,
+                                              .batch_size = 256,
+                                              .learning_rate = model.learning_rate,
+                                              .threads = arguments.threads,
+                                              .progress = true},
+                                             rng);
+    seconds = report.last().seconds;
+    steps = report.last().step;
+    draw_curve(arguments.out / (stem + "_training.png"), toy, report);
+  }
 
   const Eigen::MatrixXd x = toy.sample<double>(kJudged, rng);
-  const Eigen::VectorXd log_q = flow.log_prob(x.cast<float>()).template cast<double>();
+  const Eigen::VectorXd log_q = flow.log_prob(x.cast<float>()).cast<double>();
   const Eigen::ArrayXd excess = toy.log_density(x) - log_q;
   const double kl = excess.mean();
   const double kl_stderr = std::sqrt((excess - kl).square().mean() / static_cast<double>(kJudged));
 
   Result result;
-  const rhei::FitProgress& last = report.last();
   result.json = rhei::Json::Object{
       {"toy", std::string(toy.name)}, {"model", arguments.model}, {"seed", arguments.seed},
-      {"seconds", last.seconds},      {"steps", last.step},       {"parameters", rhei::count_parameters(flow)},
+      {"seconds", seconds},           {"steps", steps},           {"parameters", rhei::count_parameters(flow)},
       {"entropy", toy.entropy},       {"nll", -log_q.mean()},     {"kl", kl},
       {"kl_stderr", kl_stderr}};
   auto& picture = result.picture;
   picture.name = toy.name;
   picture.data = x.topRows(kDrawn);
   picture.range = square_around(picture.data);
-  picture.samples = flow.sample(kDrawn, rng).template cast<double>();
+  picture.samples = flow.sample(kDrawn, rng).cast<double>();
   const Eigen::MatrixXf cells = examples::cell_centres(picture.range, kGrid, kGrid).cast<float>();
-  const Eigen::VectorXd density = flow.log_prob(cells).template cast<double>().array().exp();
+  const Eigen::VectorXd density = flow.log_prob(cells).cast<double>().array().exp();
   picture.density = Eigen::Map<const Eigen::MatrixXd>(density.data(), kGrid, kGrid);
 
-  const std::string stem = std::string(toy.name) + "_" + arguments.model;
-  draw_curve(arguments.out / (stem + "_training.png"), toy, report);
   examples::draw_density_comparison(arguments.out / (stem + ".png"), "", {picture});
   return result;
 }
-
-/// Model names, and how each is made and fitted.
-const std::map<std::string, Result (*)(const rhei::data::Toy&, const Arguments&, rhei::Rng&)> kModels = {
-    {"nice", [](const auto& toy, const Arguments& arguments,
-                rhei::Rng& rng) { return fit_toy(toy, rhei::models::nice<float>(2, {}, rng), arguments, rng); }},
-    {"realnvp", [](const auto& toy, const Arguments& arguments,
-                   rhei::Rng& rng) { return fit_toy(toy, rhei::models::realnvp<float>(2, {}, rng), arguments, rng); }},
-};
 
 void run(const Arguments& arguments) {
   std::vector<std::string> names = arguments.toys;
@@ -103,12 +104,12 @@ void run(const Arguments& arguments) {
   std::filesystem::create_directories(arguments.out);
   rhei::Json results = rhei::Json::Array{};
   std::vector<examples::DensityRow> pictures;
-  std::printf("%-16s %-8s %8s %8s %8s %8s %8s\n", "toy", "model", "entropy", "NLL", "KL", "+-", "seconds");
+  std::printf("%-16s %-15s %8s %8s %8s %8s %8s\n", "toy", "model", "entropy", "NLL", "KL", "+-", "seconds");
   for (const std::string& name : names) {
     rhei::Rng rng(arguments.seed);
-    Result result = kModels.at(arguments.model)(rhei::data::toy(name), arguments, rng);
+    Result result = fit_toy(rhei::data::toy(name), arguments, rng);
     const auto number = [&](const char* key) { return result.json.get<double>(key); };
-    std::printf("%-16s %-8s %8.4f %8.4f %8.4f %8.4f %8.1f\n", name.c_str(), arguments.model.c_str(), number("entropy"),
+    std::printf("%-16s %-15s %8.4f %8.4f %8.4f %8.4f %8.1f\n", name.c_str(), arguments.model.c_str(), number("entropy"),
                 number("nll"), number("kl"), number("kl_stderr"), number("seconds"));
     std::fflush(stdout);
     results.push_back(std::move(result.json));
@@ -125,14 +126,13 @@ void run(const Arguments& arguments) {
 int main(int argc, char** argv) {
   CLI::App app("Fits a flow to 2-D toy densities and draws data, model density and samples.", "fit_2d");
   Arguments arguments;
-  std::vector<std::string> toy_names, model_names;
+  std::vector<std::string> toy_names;
   for (const auto& toy : rhei::data::toys()) toy_names.emplace_back(toy.name);
-  for (const auto& [name, make] : kModels) model_names.push_back(name);
   auto* toys =
       app.add_option("--toy,toys", arguments.toys, "one or more toy densities")->check(CLI::IsMember(toy_names));
   auto* all = app.add_flag("--all", arguments.all, "every toy density")->excludes(toys);
   app.add_option("--model", arguments.model, "the flow to fit")
-      ->check(CLI::IsMember(model_names))
+      ->check(CLI::IsMember(examples::model_names()))
       ->capture_default_str();
   examples::add_common_options(app, arguments);
   app.callback([&] {

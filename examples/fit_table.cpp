@@ -2,13 +2,14 @@
 
 /// \file
 /// Fits a flow to a table of numbers: reads CSV or NPY, splits, trains, scores every row, draws samples, saves the flow
-/// and loads it again. The flow standardises the columns itself, so densities are in the units of the file.
+/// and loads it again. Columns are standardised in double and the flow is trained in float; what is saved and judged is
+/// in double and includes the standardisation, so that densities are in the units of the file, whatever these are.
 
 #include <Eigen/Cholesky>
-#include <map>
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/models.hpp"
 #include "support/plot.hpp"
 
 namespace {
@@ -62,16 +63,6 @@ rhei::Table read_table(const Arguments& arguments) {
   return table;
 }
 
-/// Whether a float still resolves every column: its 24 bits must hold the mean and the spread around it.
-bool fits_float(const Matrix<double>& x) {
-  for (Index j = 0; j < x.cols(); ++j) {
-    const double mean = x.col(j).mean();
-    const double deviation = std::sqrt((x.col(j).array() - mean).square().mean());
-    if (std::abs(mean) > 1e4 * deviation || x.col(j).cwiseAbs().maxCoeff() > 1e30) return false;
-  }
-  return true;
-}
-
 Matrix<double> rows_of(const Matrix<double>& x, const std::vector<Index>& order, Index first, Index count) {
   Matrix<double> rows(count, x.cols());
   for (Index i = 0; i < count; ++i) rows.row(i) = x.row(order[static_cast<std::size_t>(first + i)]);
@@ -91,15 +82,37 @@ double gaussian_loss(const Matrix<double>& train, const Matrix<double>& test) {
          0.5 * dims * std::log(2 * std::numbers::pi);
 }
 
+/// The means and deviations of columns, in double: a float holds no column that varies little beside its mean.
+struct Standardisation {
+  Eigen::RowVectorXd mean, deviation;
+
+  explicit Standardisation(const Matrix<double>& x)
+      : mean(x.colwise().mean()),
+        deviation((x.rowwise() - mean).colwise().squaredNorm().array().sqrt() / std::sqrt(double(x.rows()))) {}
+
+  [[nodiscard]] Matrix<float> operator()(const Matrix<double>& x) const {
+    return ((x.rowwise() - mean).array().rowwise() / deviation.array()).cast<float>();
+  }
+};
+
+/// A flow of standardised columns as one of the columns themselves.
+rhei::AnyFlow<double> in_units_of_the_table(const examples::AnyFlow& flow, const Standardisation& standard) {
+  auto wide = rhei::load<double>(rhei::to_safetensors(flow));
+  rhei::ElementwiseAffine<double> units(flow.dim());
+  units.parameters().log_scale = standard.deviation.array().log();
+  units.parameters().shift = standard.mean;
+  return {std::move(wide.base()),
+          rhei::Repeat<rhei::AnyLayer<double>>({std::move(wide.transform()), std::move(units)})};
+}
+
 struct Split {
+  rhei::AnyFlow<double> flow;
   double train, validation, test, gaussian;  // mean negative log-likelihood in nats
-  rhei::FitReport report;
+  rhei::FitReport report;                    // empty where nothing was trained
 };
 
 /// Fits to one random split of the rows: test, then a tenth of the rest for validation.
-template <class Flow>
-Split fit_split(Flow& flow, const Matrix<double>& x, const Arguments& arguments, rhei::Rng& rng) {
-  using S = typename Flow::Scalar;
+Split fit_split(const Matrix<double>& x, const Arguments& arguments, rhei::Rng& rng) {
   std::vector<Index> order(static_cast<std::size_t>(x.rows()));
   for (Index i = 0; i < x.rows(); ++i) order[static_cast<std::size_t>(i)] = i;
   rng.shuffle(order);
@@ -108,54 +121,66 @@ Split fit_split(Flow& flow, const Matrix<double>& x, const Arguments& arguments,
   const Index n_train = x.rows() - n_test - n_validation;
   const Matrix<double> test = rows_of(x, order, 0, n_test);
   const Matrix<double> rest = rows_of(x, order, n_test, n_validation + n_train);
-  const Matrix<S> validation = rest.topRows(n_validation).template cast<S>();
-  const Matrix<S> train = rest.bottomRows(n_train).template cast<S>();
+  const Matrix<double> validation = rest.topRows(n_validation), train = rest.bottomRows(n_train);
+  const Standardisation standard(train);
+  const Matrix<float> standard_train = standard(train), standard_validation = standard(validation);
 
+  const examples::NamedModel& model = examples::model(arguments.model);
+  examples::AnyFlow flow = model.make(standard_train, rng);
   const Index batch = std::clamp<Index>(n_train / 8, 32, 512);
   const Index batches = (n_train + batch - 1) / batch;
-  Split split;
-  split.report = rhei::fit(flow, rhei::FitData<S>{.x = train}, rhei::FitData<S>{.x = validation},
-                           {.seconds = arguments.seconds,
-                            .batch_size = batch,
-                            .learning_rate = 1e-3,
-                            .adam = {.weight_decay = kPriorRows / static_cast<double>(n_train)},
-                            .patience = std::max<Index>(10, 1000 / batches),
-                            .threads = arguments.threads,
-                            .progress = true},
-                           rng);
-  const auto loss = [&flow](const Matrix<S>& rows) { return -flow.log_prob(rows).template cast<double>().mean(); };
+  rhei::FitReport report;
+  if (model.trained)
+    report = rhei::fit(flow, rhei::FitData<float>{.x = standard_train}, rhei::FitData<float>{.x = standard_validation},
+                       {.seconds = arguments.seconds,
+                        .batch_size = batch,
+                        .learning_rate = 1e-3,
+                        .adam = {.weight_decay = kPriorRows / static_cast<double>(n_train)},
+                        .patience = std::max<Index>(10, 1000 / batches),
+                        .threads = arguments.threads,
+                        .progress = true},
+                       rng);
+  Split split{in_units_of_the_table(flow, standard), 0, 0, 0, gaussian_loss(rest, test), std::move(report)};
+  const auto loss = [&split](const Matrix<double>& rows) { return -split.flow.log_prob(rows).mean(); };
   split.train = loss(train);
   split.validation = loss(validation);
-  split.test = loss(test.template cast<S>());
-  split.gaussian = gaussian_loss(rest, test);
+  split.test = loss(test);
   return split;
 }
 
 /// Scores every row, draws samples, and writes both beside the pictures.
-template <class Flow>
-void write_scores_and_samples(const Flow& flow, const rhei::Table& table, const Arguments& arguments, rhei::Rng& rng) {
-  using S = typename Flow::Scalar;
-  const Vector<S> log_p = flow.log_prob(table.values.cast<S>());
-  rhei::write_csv((arguments.out / "scores.csv").string(), rhei::Table{log_p.template cast<double>(), {"log_density"}});
-  rhei::Table samples{flow.sample(arguments.samples, rng).template cast<double>(), table.names};
+void write_scores_and_samples(const rhei::AnyFlow<double>& flow, const rhei::Table& table, const Arguments& arguments,
+                              rhei::Rng& rng) {
+  const Vector<double> log_p = flow.log_prob(table.values);
+  rhei::write_csv((arguments.out / "scores.csv").string(), rhei::Table{log_p, {"log_density"}});
+  rhei::Table samples{flow.sample(arguments.samples, rng), table.names};
   rhei::write_csv((arguments.out / "samples.csv").string(), samples);
   const Index shown = std::min<Index>(table.values.cols(), 6);
   examples::draw_corner(arguments.out / "corner.png", std::filesystem::path(arguments.table).filename().string(),
                         {table.names.begin(), table.names.begin() + shown}, table.values.leftCols(shown),
                         samples.values.leftCols(shown));
   std::printf("log-density of the %lld rows: mean %.4f, least %.4f nats\n", static_cast<long long>(log_p.size()),
-              static_cast<double>(log_p.mean()), static_cast<double>(log_p.minCoeff()));
+              log_p.mean(), log_p.minCoeff());
 }
 
-template <class S, class Make>
-void train(const rhei::Table& table, const Arguments& arguments, Make&& make) {
+void draw_curves(const rhei::FitReport& report, const std::filesystem::path& path) {
+  examples::Curve training, validation;
+  for (const auto& epoch : report.history) {
+    training.x.push_back(static_cast<double>(epoch.epoch));
+    training.y.push_back(epoch.train_loss);
+    validation.x.push_back(static_cast<double>(epoch.epoch));
+    validation.y.push_back(epoch.validation_loss);
+  }
+  examples::draw_training_curve(path, "standardised columns", training, validation);
+}
+
+void train(const rhei::Table& table, const Arguments& arguments) {
   rhei::Json results = rhei::Json::Array{};
   std::printf("%6s %10s %10s %10s %10s %8s\n", "split", "train", "validation", "test", "Gaussian", "seconds");
   for (int i = 0; i < arguments.splits; ++i) {
     rhei::Rng rng(arguments.seed + static_cast<std::uint64_t>(i));
-    auto flow = make(table.values.cols(), rng);
-    const Split split = fit_split(flow, table.values, arguments, rng);
-    const rhei::FitProgress& last = split.report.last();
+    const Split split = fit_split(table.values, arguments, rng);
+    const rhei::FitProgress last = split.report.history.empty() ? rhei::FitProgress() : split.report.last();
     std::printf("%6d %10.4f %10.4f %10.4f %10.4f %8.1f\n", i, split.train, split.validation, split.test, split.gaussian,
                 last.seconds);
     std::fflush(stdout);
@@ -167,7 +192,7 @@ void train(const rhei::Table& table, const Arguments& arguments, Make&& make) {
                                          {"seed", arguments.seed + static_cast<std::uint64_t>(i)},
                                          {"seconds", last.seconds},
                                          {"steps", last.step},
-                                         {"parameters", rhei::count_parameters(flow)},
+                                         {"parameters", rhei::count_parameters(split.flow)},
                                          {"train_nll", split.train},
                                          {"validation_nll", split.validation},
                                          {"test_nll", split.test},
@@ -175,51 +200,26 @@ void train(const rhei::Table& table, const Arguments& arguments, Make&& make) {
     rhei::write_json((arguments.out / "results.json").string(), results);
     if (i > 0) continue;  // the first split's flow is the one that is kept
 
-    examples::Curve training, validation;
-    for (const auto& epoch : split.report.history) {
-      training.x.push_back(static_cast<double>(epoch.epoch));
-      training.y.push_back(epoch.train_loss);
-      validation.x.push_back(static_cast<double>(epoch.epoch));
-      validation.y.push_back(epoch.validation_loss);
-    }
-    examples::draw_training_curve(arguments.out / "training.png", "", training, validation);
-    write_scores_and_samples(flow, table, arguments, rng);
+    if (!split.report.history.empty()) draw_curves(split.report, arguments.out / "training.png");
+    write_scores_and_samples(split.flow, table, arguments, rng);
     const std::string path = (arguments.out / "model.safetensors").string();
-    rhei::save(flow, path);
-    const auto loaded = rhei::load<S>(path);
-    const Matrix<S> rows = table.values.template cast<S>();
-    if (loaded.log_prob(rows) != flow.log_prob(rows))
+    rhei::save(split.flow, path);
+    if (rhei::load<double>(path).log_prob(table.values) != split.flow.log_prob(table.values))
       throw std::runtime_error(path + " gives other log-densities than the flow it was saved from");
     std::printf("saved to %s, loaded again: the same log-densities, bit for bit\n", path.c_str());
   }
 }
 
-/// Model names, and how each is made for a table of n columns.
-template <class S>
-void train_by_name(const rhei::Table& table, const Arguments& arguments) {
-  if (arguments.model == "nice")
-    train<S>(table, arguments, [](Index dim, rhei::Rng& rng) { return rhei::models::nice<S>(dim, {}, rng); });
-  else
-    train<S>(table, arguments, [](Index dim, rhei::Rng& rng) {
-      return rhei::models::realnvp<S>(dim, {.layers = 8, .hidden = {64, 64}, .scale_map = rhei::ScaleMap::tanh(1)},
-                                      rng);
-    });
-}
-
 void run(const Arguments& arguments) {
   const rhei::Table table = read_table(arguments);
   std::filesystem::create_directories(arguments.out);
-  const bool narrow = fits_float(table.values);
-  std::printf("%s: %lld rows, %lld columns%s\n", arguments.table.c_str(), static_cast<long long>(table.values.rows()),
-              static_cast<long long>(table.values.cols()),
-              narrow ? "" : "; in double, because a column varies little beside its mean");
-  if (!arguments.saved.empty()) {
+  std::printf("%s: %lld rows, %lld columns\n", arguments.table.c_str(), static_cast<long long>(table.values.rows()),
+              static_cast<long long>(table.values.cols()));
+  if (arguments.saved.empty()) {
+    train(table, arguments);
+  } else {
     rhei::Rng rng(arguments.seed);
     write_scores_and_samples(rhei::load<double>(arguments.saved), table, arguments, rng);
-  } else if (narrow) {
-    train_by_name<float>(table, arguments);
-  } else {
-    train_by_name<double>(table, arguments);
   }
   std::printf("scores.csv, samples.csv and pictures are in %s\n", arguments.out.string().c_str());
 }
@@ -233,7 +233,7 @@ int main(int argc, char** argv) {
   app.add_option("--columns", arguments.columns, "the columns to use, by name (x0, x1, ... without a header)")
       ->delimiter(',');
   app.add_option("--model", arguments.model, "the flow to fit")
-      ->check(CLI::IsMember({"nice", "realnvp"}))
+      ->check(CLI::IsMember(examples::model_names()))
       ->capture_default_str();
   app.add_option("--load", arguments.saved, "score and sample with a saved model instead of training one");
   app.add_option("--samples", arguments.samples, "rows to draw")->check(CLI::PositiveNumber)->capture_default_str();

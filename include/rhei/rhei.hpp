@@ -5,6 +5,7 @@
 /// Everything but the optional integrations, folder by folder: a header includes only from folders above its own.
 
 #include <rhei/core/any_distribution.hpp>
+#include <rhei/core/any_flow.hpp>
 #include <rhei/core/any_layer.hpp>
 #include <rhei/core/call.hpp>
 #include <rhei/core/chain.hpp>

@@ -183,7 +183,7 @@ TEMPLATE_TEST_CASE("MarginalGaussianization starts close to the identity", "[gau
   for (const Index kernels : {1, 2, 5, 30, 100}) {
     CAPTURE(kernels);
     const auto z = inverse_of(MarginalGaussianization<S>(1, kernels), x);
-    CHECK(double((z.out - x).cwiseAbs().maxCoeff()) < 0.6);
+    CHECK(double((z.out - x).cwiseAbs().maxCoeff()) < 0.7);  // at |x| = 3 the tails are logistic
     CHECK(double((z.out - x).middleRows(10, 41).cwiseAbs().maxCoeff()) < 0.4);
   }
 }

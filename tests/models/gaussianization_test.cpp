@@ -5,15 +5,15 @@
 
 #include <rhei/models/gaussianization.hpp>
 
-#include "models/learning.hpp"
+#include "support/learning.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
 
 TEST_CASE("gaussianization learns, integrates to one and draws from its own density", "[models]") {
   Rng rng(5);
-  const auto flow = models::gaussianization<float>(2, {.layers = 3, .kernels = 10}, rng);
-  learns(flow, "two_moons", 150, 0.3);
+  const auto flow = models::gaussianization<float>(2, {.layers = 4, .kernels = 16}, rng);
+  learns(flow, "two_moons", 200, 0.35);
 }
 
 TEST_CASE("gaussianization starts from the data's own marginals", "[models]") {

@@ -5,7 +5,7 @@
 
 #include <rhei/models/maf.hpp>
 
-#include "models/learning.hpp"
+#include "support/learning.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;

@@ -5,8 +5,8 @@
 
 #include <rhei/models/rbig.hpp>
 
-#include "models/learning.hpp"
 #include "support/evaluation.hpp"
+#include "support/learning.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;

@@ -5,9 +5,7 @@
 /// `load`: a flow from a file alone, without being told its type.
 
 #include <map>
-#include <rhei/core/any_distribution.hpp>
-#include <rhei/core/any_layer.hpp>
-#include <rhei/core/flow.hpp>
+#include <rhei/core/any_flow.hpp>
 #include <rhei/core/inverted.hpp>
 #include <rhei/distributions/diagonal_normal.hpp>
 #include <rhei/distributions/gaussian_mixture.hpp>
