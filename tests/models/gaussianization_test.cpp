@@ -10,7 +10,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEST_CASE("gaussianization learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("gaussianization learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   const auto flow = models::gaussianization<float>(2, {.layers = 4, .kernels = 16}, rng);
   learns(flow, "two_moons", 200, 0.35);

@@ -10,7 +10,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEST_CASE("glow learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("glow learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   learns(models::glow<float>(2, {.layers = 8}, rng), "two_moons", 800, 0.25);
 }

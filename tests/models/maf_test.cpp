@@ -10,17 +10,17 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEST_CASE("maf learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("maf learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   learns(models::maf<float>(2, {.net = {{32, 32}}}, rng), "two_moons", 800, 0.25);
 }
 
-TEST_CASE("iaf learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("iaf learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   learns(models::iaf<float>(2, {.net = {{32, 32}}}, rng), "two_moons", 800, 0.25);
 }
 
-TEST_CASE("maf_mog learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("maf_mog learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   learns(models::maf_mog<float>(2, {.maf = {.layers = 2, .net = {{32, 32}}}}, rng), "eight_gaussians", 800, 0.1);
 }

@@ -93,7 +93,7 @@ auto perturbed(const std::vector<Domain>& list, const models::MixedNsfOptions& o
 
 }  // namespace
 
-TEST_CASE("mixed_nsf learns a table of four domains", "[models]") {
+TEST_CASE("mixed_nsf learns a table of four domains", "[models][slow]") {
   Rng rng(5);
   auto flow = models::mixed_nsf<float>(domains(), {.blocks = 2, .hidden = {32, 32}}, rng);
   fit(flow, Matrix<float>(draw_table(20'000, rng).cast<float>()), {.steps = 600, .learning_rate = 3e-3}, rng);

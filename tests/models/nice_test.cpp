@@ -10,7 +10,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEST_CASE("nice learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("nice learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   const auto flow = models::nice<float>(2, {.hidden = {32, 32}}, rng);
   learns(flow, "two_moons", 800, 0.5);

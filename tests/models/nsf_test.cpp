@@ -10,12 +10,12 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEST_CASE("nsf learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("nsf learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   learns(models::nsf<float>(2, {.hidden = {32, 32}}, rng), "eight_gaussians", 800, 0.1);
 }
 
-TEST_CASE("nsf_ar learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("nsf_ar learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   learns(models::nsf_ar<float>(2, {.net = {{32, 32}}}, rng), "eight_gaussians", 800, 0.1);
 }

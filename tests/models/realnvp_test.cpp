@@ -10,7 +10,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEST_CASE("realnvp learns, integrates to one and draws from its own density", "[models]") {
+TEST_CASE("realnvp learns, integrates to one and draws from its own density", "[models][slow]") {
   Rng rng(5);
   const auto flow = models::realnvp<float>(2, {.layers = 12}, rng);
   learns(flow, "two_moons", 800, 0.25);
