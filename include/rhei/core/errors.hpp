@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #if !defined(__cpp_exceptions)
 #error "rhei reports errors by exceptions: compile without -fno-exceptions"
@@ -37,6 +38,18 @@ inline void check_value(std::string_view where, std::string_view argument, auto 
   if (ok) [[likely]]
     return;
   throw_invalid(where, std::string(argument) + " is " + std::to_string(came) + ", expected " + std::string(expected));
+}
+
+/// f(), whose exceptions of ours become a std::runtime_error that begins with `where`.
+template <class F>
+decltype(auto) refuse_at(const std::string& where, F&& f) {
+  try {
+    return std::forward<F>(f)();
+  } catch (const std::invalid_argument& error) {  // a constructor refuses what the file describes
+    throw std::runtime_error(where + ": " + error.what());
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(where + ": " + error.what());
+  }
 }
 
 }  // namespace rhei::detail

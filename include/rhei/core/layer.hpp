@@ -138,20 +138,7 @@ void check_pullback(std::string_view where, const L& layer, const Call<S>& call,
     check_shape(where, "d_context", d_context->rows(), d_context->cols(), call.context.rows(), call.context.cols());
 }
 
-/// f(), whose exceptions of ours become a std::runtime_error that begins with `where`.
-template <class F>
-decltype(auto) refuse_at(const std::string& where, F&& f) {
-  try {
-    return std::forward<F>(f)();
-  } catch (const std::invalid_argument& error) {  // a constructor refuses what the file describes
-    throw std::runtime_error(where + ": " + error.what());
-  } catch (const std::runtime_error& error) {
-    throw std::runtime_error(where + ": " + error.what());
-  }
-}
-
-// ---- pullbacks in O(1) memory: for an evaluation with Keep::output, whose input is rebuilt from its output
-// ------------
+// ---- pullbacks in O(1) memory, for an evaluation with Keep::output: its input is rebuilt from its output -----------
 
 /// Where a layer is evaluated again.
 template <Real S>
