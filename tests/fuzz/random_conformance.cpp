@@ -19,11 +19,11 @@
 /// Two quantities enter:
 ///
 /// 1. *Conditioning*: how far a result moves, in double, when every number it depends on (parameters, input, context,
-///    the loss's weights; on the way back again) is changed by a random relative step (data below 1: by an absolute
-///    one). Rounding does no more than such changes of a few epsilon, so an error of `kRounding` epsilon times that is
-///    a defect. The largest of a few random steps is an estimate from below, so before a failure is believed it is made
-///    from many more. Near a kink a step crosses it where rounding might, so that a derivative in float is compared
-///    with both of its sides.
+///    the loss's weights; on the way back again) is changed by a random relative step (data below the layer's own
+///    lengths, mostly 1: by an absolute one). Rounding does no more than such changes of a few epsilon, so an error of
+///    `kRounding` epsilon times that is a defect. The largest of a few random steps is an estimate from below, so
+///    before a failure is believed it is made from many more. Near a kink a step crosses it where rounding might, so
+///    that a derivative in float is compared with both of its sides.
 /// 2. *The error of the differences*, from the function alone: central differences of step h against those of 2 h
 ///    (truncation), those to the right against those to the left (kinks and knots), and rounding / h. For a single kink
 ///    or knot anywhere within reach of the stencil the true error is at most 1.4 times (a jump of the slope) and 5.8
@@ -80,6 +80,7 @@ struct Evaluation {
   Direction direction;
   Matrix<S> in, context, d_out;
   Vector<S> d_log_det;
+  double length;  ///< as in Subject
 
   Evaluation<double> with(const AnyLayer<double>& wide) const {
     return {wide,
@@ -87,7 +88,8 @@ struct Evaluation {
             in.template cast<double>(),
             context.template cast<double>(),
             d_out.template cast<double>(),
-            d_log_det.template cast<double>()};
+            d_log_det.template cast<double>(),
+            length};
   }
   bool shares_context() const { return context.rows() != in.rows(); }
   Evaluation row(Index i) const {
@@ -165,7 +167,7 @@ Tensors<S> results(const Evaluation<S>& there, Evaluation<S> back) {
   Tensors<S> all = evaluate_and_pull(there);
   back.direction = there.direction == Direction::forward ? Direction::inverse : Direction::forward;
   const auto out = all[0].values.array();
-  back.in.array() = out + (back.in.array() - 1) * out.abs().max(S(1));
+  back.in.array() = out + (back.in.array() - 1) * out.abs().max(static_cast<S>(there.length));
   typename AnyLayer<S>::Cache cache;
   const Tensors<S> returned = evaluate(back, cache);
   all.push_back({"round trip", returned[0].values - there.in});
@@ -185,13 +187,13 @@ template <class Values>
 void change(Values&& values, double by, Rng& rng) {
   for (Index i = 0; i < values.size(); ++i) values.data()[i] *= 1 + by * (2 * rng.uniform<double>() - 1);
 }
-/// Lengths are moved by `by` at least, because a layer has lengths of its own (an interval, a centre, a kernel).
+/// Data are moved by `by` times the layer's own length at least.
 void change(Evaluation<double>& e, double by, Rng& rng) {
   for_each_parameter(e.layer, [&](std::string_view, Batch<double> values) { change(values, by, rng); });
   rhei::check_state(e.layer);
   for (Index i = 0; i < e.in.size(); ++i) {
     double& x = e.in.data()[i];
-    x += by * std::max(1.0, std::abs(x)) * (2 * rng.uniform<double>() - 1);
+    x += by * std::max(e.length, std::abs(x)) * (2 * rng.uniform<double>() - 1);
   }
   change(e.context, by, rng);
   change(e.d_out, by, rng);
@@ -370,7 +372,8 @@ class Case {
                     Matrix<S>(rows_, layer.dim()),
                     Matrix<S>(shared_ ? 1 : rows_, context_),
                     Matrix<S>(rows_, layer.dim()),
-                    Vector<S>(rows_)};
+                    Vector<S>(rows_),
+                    subject_.length};
     for (Index i = 0; i < e.in.size(); ++i) {
       const double value = scale_ * rng_.normal<double>();
       e.in.data()[i] = static_cast<S>(subject_.domain ? subject_.domain(direction_, value) : value);

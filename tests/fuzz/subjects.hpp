@@ -28,6 +28,8 @@ struct Subject {
   std::function<Made<S>(Index dim, Index context, double by, Rng& rng)> make;
   /// From a real number to the domain of a direction, where that is not the real line.
   double (*domain)(Direction, double) = nullptr;
+  /// What the layer's own lengths are like (an interval, a centre, a kernel): shorter data are rounded as these are.
+  double length = 1;
 };
 
 /// From a maker (dim, context, rng) -> layer, which is free to draw its shape (features, widths, activations).

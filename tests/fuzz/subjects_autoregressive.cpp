@@ -5,6 +5,7 @@
 
 #include <rhei/core/inverted.hpp>
 #include <rhei/layers/autoregressive.hpp>
+#include <rhei/transformers/rational_quadratic.hpp>
 
 #include "fuzz/shapes.hpp"
 #include "fuzz/subjects.hpp"
@@ -13,17 +14,27 @@ namespace rhei::fuzz {
 
 namespace {
 
+template <class T>
+Autoregressive<T> autoregressive(Index dim, Index context, const T& transformer, Rng& rng) {
+  const NetOptions shape = net(rng);
+  AutoregressiveOptions<T> options{.net = {.hidden = shape.hidden,
+                                           .activation = shape.activation,
+                                           .residual = rng.below(2) == 0,
+                                           .random_degrees = rng.below(2) == 0},
+                                   .context_dim = context,
+                                   .transformer = transformer};
+  if (rng.below(2) == 0) options.order = reversed_order(dim);
+  return Autoregressive<T>(dim, options, rng);
+}
+
 template <Real S>
 Maf<S> maf(Index dim, Index context, Rng& rng) {
-  const NetOptions shape = net(rng);
-  AutoregressiveOptions<Affine<S>> options{.net = {.hidden = shape.hidden,
-                                                   .activation = shape.activation,
-                                                   .residual = rng.below(2) == 0,
-                                                   .random_degrees = rng.below(2) == 0},
-                                           .context_dim = context,
-                                           .transformer = Affine<S>(scale_map(rng))};
-  if (rng.below(2) == 0) options.order = reversed_order(dim);
-  return Maf<S>(dim, options, rng);
+  return autoregressive(dim, context, Affine<S>(scale_map(rng)), rng);
+}
+
+template <Real S>
+auto spline_autoregressive(Index dim, Index context, Rng& rng) {
+  return autoregressive(dim, context, RationalQuadratic<S>(), rng);
 }
 
 }  // namespace
@@ -32,6 +43,7 @@ template <Real S>
 std::vector<Subject<S>> autoregressive_subjects() {
   return {
       {"maf", made_by(maf<S>)},
+      {"spline_autoregressive", made_by(spline_autoregressive<S>), nullptr, SplineOptions{}.bound},
       {"iaf", made_by([](Index dim, Index context, Rng& rng) { return Inverted{maf<S>(dim, context, rng)}; })},
   };
 }

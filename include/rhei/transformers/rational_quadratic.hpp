@@ -164,12 +164,24 @@ class RationalQuadratic {
     S even, free;
     L share;  ///< 1 / the sum of the exponentials
   };
+  /// Exponentials of one side: the element's own bin's, and the sums of those before and after it. None is taken from
+  /// the others or from the knots: at the ends of the interval that would leave nothing but rounding.
+  struct Sums {
+    L before = L(0), own = L(0), after = L(0);
+
+    void meet(L is_right_of_element, L sum_before, L exponential) {
+      before = select(is_right_of_element, before, sum_before);
+      own = select(is_right_of_element, own, exponential);
+      after = select(is_right_of_element, after + exponential, L(0));
+    }
+  };
   /// The bin of each element: its number, the knots at its left (0) and right (1), and their raw slopes.
   struct Bin {
     L index = L(0);
     L z_0 = L(0), z_1 = L(0), x_0 = L(0), x_1 = L(0);
     L raw_0 = L(0), raw_1 = L(0);
     Side widths, heights;
+    Sums width_sums, height_sums;
     L nan_or_zero = L(0);  ///< NaN where any parameter is
   };
   /// The place of each element in its bin, by the names of the file comment.
@@ -242,15 +254,18 @@ class RationalQuadratic {
     L z_sum(0), x_sum(0), z(-bound()), x(-bound()), slope = raw_slope(raw, 0, part);
     bin.nan_or_zero = multiply_add(bin.widths.share + bin.heights.share, L(0), slope * S(0));
     for (Index j = 0; j < bins; ++j) {
-      z_sum = z_sum + L::load(exponentials + j * L::size);
-      x_sum = x_sum + L::load(of_heights + j * L::size);
+      const L width = L::load(exponentials + j * L::size), height = L::load(of_heights + j * L::size);
+      const L is_left = in < (is_forward ? z : x);
+      bin.width_sums.meet(is_left, z_sum, width);
+      bin.height_sums.meet(is_left, x_sum, height);
+      z_sum = z_sum + width;
+      x_sum = x_sum + height;
       const bool last = j + 1 == bins;  // whose right end is B, and not B up to rounding
       const S k = static_cast<S>(j + 1);
       const L z_next = last ? L(bound()) : multiply_add(z_sum, z_free, bin.widths.even * k - bound());
       const L x_next = last ? L(bound()) : multiply_add(x_sum, x_free, bin.heights.even * k - bound());
       const L slope_next = raw_slope(raw, j + 1, part);
       bin.nan_or_zero = multiply_add(slope_next, L(0), bin.nan_or_zero);
-      const L is_left = in < (is_forward ? z : x);
       bin.index = select(is_left, bin.index, static_cast<S>(j));
       bin.z_0 = select(is_left, bin.z_0, z);
       bin.x_0 = select(is_left, bin.x_0, x);
@@ -279,16 +294,19 @@ class RationalQuadratic {
   template <bool is_forward>
   Place find_place(const Bin& bin, L slope_0, L slope_1, L in) const {
     Place at;
-    at.w = bin.z_1 - bin.z_0;
-    at.h = bin.x_1 - bin.x_0;
+    // not z_1 - z_0: knots are near B and round as B does, which a narrow bin would feel in every derivative
+    at.w = multiply_add(bin.widths.free * bin.widths.share, bin.width_sums.own, bin.widths.even);
+    at.h = multiply_add(bin.heights.free * bin.heights.share, bin.height_sums.own, bin.heights.even);
     at.s = at.h / at.w;
     at.l = slope_0 / at.s;
     at.r = slope_1 / at.s;
     if constexpr (is_forward) {
-      at.theta = (in - bin.z_0) / at.w;
-      at.phi = (bin.z_1 - in) / at.w;
+      const L between = bin.z_1 - bin.z_0;
+      at.theta = (in - bin.z_0) / between;
+      at.phi = (bin.z_1 - in) / between;
     } else {
-      const L eta = (in - bin.x_0) / at.h, zeta = (bin.x_1 - in) / at.h;
+      const L between = bin.x_1 - bin.x_0;
+      const L eta = (in - bin.x_0) / between, zeta = (bin.x_1 - in) / between;
       const L p = at.l * zeta - at.r * eta;
       const L m = abs(p) + sqrt(p * p + S(4) * eta * zeta);
       const L other = select(p < S(0), zeta + zeta, eta + eta);
@@ -305,6 +323,12 @@ class RationalQuadratic {
     return at;
   }
 
+  /// The place between two knots, so that rounding does not lead out of the bin.
+  static L from_nearer_end(L knot_0, L knot_1, L part_0, L part_1) {
+    const L between = knot_1 - knot_0;
+    return select(part_0 < part_1, knot_0 + between * part_0, knot_1 - between * part_1);
+  }
+
   template <bool is_forward>
   void evaluate(const ConstBatch<S>& raw, ConstValues<S> in, Values<S> out, Values<S> log_slope, Cache& cache) const {
     S* const exponentials = cache.exponentials.resize(L::size, 2 * options_.bins).data();
@@ -314,12 +338,11 @@ class RationalQuadratic {
       const L slope_0 = slope(bin.raw_0), slope_1 = slope(bin.raw_1);
       const Place at = find_place<is_forward>(bin, slope_0, slope_1, inner);
 
-      // from the nearer end of the bin, so that rounding does not lead out of it
       L mapped;
       if constexpr (is_forward)
-        mapped = select(at.lower < at.upper, bin.x_0 + at.h * (at.lower / at.D), bin.x_1 - at.h * (at.upper / at.D));
+        mapped = from_nearer_end(bin.x_0, bin.x_1, at.lower / at.D, at.upper / at.D);
       else
-        mapped = select(at.theta < at.phi, bin.z_0 + at.w * at.theta, bin.z_1 - at.w * at.phi);
+        mapped = from_nearer_end(bin.z_0, bin.z_1, at.theta, at.phi);
       const L log_forward = log(at.s * at.N / (at.D * at.D));
       const L mapped_slope = is_forward ? log_forward : -log_forward;
 
@@ -367,7 +390,7 @@ class RationalQuadratic {
       }
       part.store(select(is_outside, given_d + outside(), moved_in) + bin.nan_or_zero, d_in.data());
 
-      // by l and r, by log s, and by the knots
+      // by l and r, by log s, and by the bin's width and height
       const L both = at.theta * at.phi * by_d;
       const L d_x_h = d_x * at.h;
       const L d_l = both * (d_x_h * at.upper * by_d - S(2) * d_log_x) + d_log_x * at.phi * at.phi * by_n;
@@ -375,11 +398,10 @@ class RationalQuadratic {
       const L d_log_s = d_log_x - at.l * d_l - at.r * d_r;
       const L d_slope_0 = d_l / at.s * slope_derivative(bin.raw_0);
       const L d_slope_1 = d_r / at.s * slope_derivative(bin.raw_1);
-      const L d_z_0 = (d_log_s - at.phi * d_theta) / at.w, d_z_1 = -(d_log_s + at.theta * d_theta) / at.w;
-      const L d_x_0 = d_x * at.upper * by_d - d_log_s / at.h, d_x_1 = d_x * at.lower * by_d + d_log_s / at.h;
+      const L d_w = -(d_log_s + at.theta * d_theta) / at.w, d_h = d_x * at.lower * by_d + d_log_s / at.h;
 
-      const SideGradient widths(*this, bin.widths, bin.index, bin.z_0, bin.z_1, d_z_0, d_z_1);
-      const SideGradient heights(*this, bin.heights, bin.index, bin.x_0, bin.x_1, d_x_0, d_x_1);
+      const SideGradient widths(bin.widths, bin.width_sums, -d_theta / at.w, d_w);
+      const SideGradient heights(bin.heights, bin.height_sums, d_x, d_h);
       for (Index j = 0; j < bins; ++j) {
         const L here(static_cast<S>(j));
         const L is_before = here < bin.index, is_at = here == bin.index;
@@ -399,21 +421,18 @@ class RationalQuadratic {
     });
   }
 
-  /// How the derivatives by an element's two knots reach the raw parameters of all bins of that side: each softmax term
-  /// e_j / sum by `before`, `at` or `after`, as bin j lies before the element's, is it, or lies after it.
+  /// How the derivatives by the place of an element's bin (`d_place`, its width as it is) and by its width (`d_width`,
+  /// its left knot as it is) reach the raw parameters of all bins of that side: each softmax term e_j / sum by
+  /// `before`, `at` or `after`, as bin j lies before the element's, is it, or lies after it. Place and width, and not
+  /// the two knots, whose derivatives nearly cancel where a bin is narrow.
   struct SideGradient {
     L before, at, after;
 
-    SideGradient(const RationalQuadratic& spline, const Side& side, L index, L knot_0, L knot_1, L d_0, L d_1) {
-      // -B and B stay where they are
-      const L moved_0 = select(index == L(0), L(0), d_0);
-      const L moved_1 = select(index == L(static_cast<S>(spline.options_.bins - 1)), L(0), d_1);
-      const L free_0 = knot_0 + spline.bound() - index * side.even;  // side.free * share of the bins before
-      const L free_1 = knot_1 + spline.bound() - (index + S(1)) * side.even;
-      const L mean = moved_0 * free_0 + moved_1 * free_1;
-      before = (side.free * (moved_0 + moved_1) - mean) * side.share;
-      at = (side.free * moved_1 - mean) * side.share;
-      after = -mean * side.share;
+    SideGradient(const Side& side, const Sums& sums, L d_place, L d_width) {
+      const L scale = side.free * side.share * side.share;
+      before = scale * (d_place * (sums.own + sums.after) - d_width * sums.own);
+      at = scale * (d_width * (sums.before + sums.after) - d_place * sums.before);
+      after = -scale * (d_place * sums.before + d_width * sums.own);
     }
   };
 
