@@ -16,7 +16,7 @@ namespace rhei::models {
 
 struct MafOptions {
   int layers = 5;
-  MadeOptions net = {};  ///< hidden layers of each MADE
+  MadeOptions net = MadeOptions();  ///< hidden layers of each MADE (at -O3 g++ 12 warns of {}, wrongly)
   ScaleMap scale_map = ScaleMap::softsign(4);
   Index context_dim = 0;
 };
@@ -47,7 +47,7 @@ auto maf(Index dim, const MafOptions& options, Rng& rng) {
 }
 
 struct MafMogOptions {
-  MafOptions maf = {};
+  MafOptions maf = MafOptions();
   Index components = 10;  ///< of the base, for each feature
 };
 

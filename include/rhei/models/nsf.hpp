@@ -37,7 +37,7 @@ auto nsf(Index dim, const NsfOptions& options, Rng& rng) {
 
 struct NsfArOptions {
   int layers = 3;
-  MadeOptions net = {};  ///< hidden layers of each MADE
+  MadeOptions net = MadeOptions();  ///< hidden layers of each MADE
   SplineOptions spline = {};
   Index context_dim = 0;
 };
