@@ -19,10 +19,11 @@
 namespace {
 
 const rhei::models::MafOptions kTeacher, kStudent;
-constexpr double kWarm = 0.3;              // part of the student's time
-constexpr Eigen::Index kJudged = 100'000;  // fresh draws over which a divergence is judged
-constexpr Eigen::Index kDrawn = 50'000;    // points in the picture
-constexpr Eigen::Index kGrid = 200;        // cells of a density's picture along each axis
+constexpr double kWarm = 0.5;               // part of the student's time
+constexpr double kDistillationRate = 2e-4;  // small: what the student knows already must not be lost in the first steps
+constexpr Eigen::Index kJudged = 100'000;   // fresh draws over which a divergence is judged
+constexpr Eigen::Index kDrawn = 50'000;     // points in the picture
+constexpr Eigen::Index kGrid = 200;         // cells of a density's picture along each axis
 
 struct Arguments : examples::CommonOptions {
   std::string toy = "two_moons";
@@ -73,10 +74,13 @@ void run(const Arguments& arguments) {
   const rhei::FitReport warmed = rhei::fit(
       student, draw_teacher,
       {.seconds = kWarm * arguments.seconds, .batch_size = 512, .threads = arguments.threads, .progress = true}, rng);
-  const rhei::FitReport learnt = rhei::fit_variational(
-      student, rhei::Distillation(teacher),
-      {.seconds = (1 - kWarm) * arguments.seconds, .batch_size = 512, .threads = arguments.threads, .progress = true},
-      rng);
+  const rhei::FitReport learnt = rhei::fit_variational(student, rhei::Distillation(teacher),
+                                                       {.seconds = (1 - kWarm) * arguments.seconds,
+                                                        .batch_size = 512,
+                                                        .learning_rate = kDistillationRate,
+                                                        .threads = arguments.threads,
+                                                        .progress = true},
+                                                       rng);
   const auto drawn = student.sample_and_log_prob(kJudged, rng);
   const Divergence of_student = divergence(drawn.log_prob, teacher.log_prob(drawn.x));
   const auto asked = teacher.sample_and_log_prob(kJudged, rng);
