@@ -36,6 +36,7 @@
 #include <rhei/nn/residual_mlp.hpp>
 
 #include <rhei/transformers/affine.hpp>
+#include <rhei/transformers/inverted_transformer.hpp>
 #include <rhei/transformers/rational_quadratic.hpp>
 #include <rhei/transformers/scale_map.hpp>
 #include <rhei/transformers/shift.hpp>

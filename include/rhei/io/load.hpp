@@ -36,6 +36,7 @@
 #include <rhei/layers/sylvester.hpp>
 #include <rhei/nn/periodic.hpp>
 #include <rhei/nn/residual_mlp.hpp>
+#include <rhei/transformers/inverted_transformer.hpp>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -84,6 +85,9 @@ class Registry {
     add_layer<SplineCoupling<S, Periodic<Mlp<S>>>>("coupling/rational_quadratic/periodic");
     add_layer<Maf<S>>("autoregressive/affine/made");
     add_layer<Autoregressive<RationalQuadratic<S>>>("autoregressive/rational_quadratic/made");
+    add_layer<Autoregressive<InvertedTransformer<Affine<S>>>>("autoregressive/inverted/affine/made");
+    add_layer<Autoregressive<InvertedTransformer<RationalQuadratic<S>>>>(
+        "autoregressive/inverted/rational_quadratic/made");
     add_distribution<StandardNormal<S>>();
     add_distribution<DiagonalNormal<S>>();
     add_distribution<Logistic<S>>();
@@ -94,7 +98,8 @@ class Registry {
   }
 
   /// A layer with a static from_options(); see Options on how that treats what a file says. `key` is the type in its
-  /// options, followed by the types of the entries "transformer" and "net" where they are there, with slashes between.
+  /// options, followed by the types of the entries "transformer" (and of the transformer in that) and "net" where they
+  /// are there, with slashes between.
   /// Takes the place of what had this key before.
   template <class L>
   void add_layer(std::string_view key = L::type) {
@@ -143,10 +148,15 @@ class Registry {
         return OnFeatures<AnyLayer<S>>(options.get_size("dim", 1), options.get_sizes("features"),
                                        [&](Index) { return make_layer(options.get<Options>("layer"), left); });
       });
+    return make(layers_, key(options), options, left);
+  }
+
+  /// The key of add_layer().
+  static std::string key(const Options& options) {
     std::string key = options.type();
-    for (const std::string_view part : {"transformer", "net"})
-      if (options.has(part)) key += "/" + options.get<Options>(part).type();
-    return make(layers_, key, options, left);
+    if (options.has("transformer")) key += "/" + Registry::key(options.get<Options>("transformer"));
+    if (options.has("net")) key += "/" + options.get<Options>("net").type();
+    return key;
   }
 
   /// A part of at most `left` values, which it takes off: the parts of a flow are together no larger than its file.

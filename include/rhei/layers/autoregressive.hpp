@@ -65,9 +65,17 @@ class Autoregressive {
   /// \throws std::invalid_argument if dim is less than 1 or order does not name each feature once.
   Autoregressive(Index dim, AutoregressiveOptions<T> options, Rng& rng)
       : Autoregressive(Made<S>(dim, options.transformer.parameter_count(), options.context_dim, options.net, rng),
-                       std::move(options.transformer)) {
-    if (options.order.empty()) return;
-    order_ = std::move(options.order);
+                       std::move(options.transformer), std::move(options.order)) {}
+  /// Of these parts; `order` as in the options.
+  /// \throws std::invalid_argument if the net does not give as many numbers for each feature as the transformer takes,
+  /// or as above.
+  Autoregressive(Made<S> net, T transformer, std::vector<std::int64_t> order = {})
+      : net_(std::move(net)),
+        transformer_(std::move(transformer)),
+        order_(order.empty() ? detail::identity_permutation("Autoregressive", net_.features()) : std::move(order)) {
+    detail::check_value("Autoregressive", "the net's number of outputs per feature", net_.outputs_per_feature(),
+                        net_.outputs_per_feature() == transformer_.parameter_count(),
+                        std::to_string(transformer_.parameter_count()));
     detail::check_value("Autoregressive", "the size of order", order_.size(),
                         static_cast<Index>(order_.size()) == this->dim(), std::to_string(this->dim()));
     const std::string defect = detail::permutation_defect(order_);
@@ -194,15 +202,6 @@ class Autoregressive {
   }
 
  private:
-  Autoregressive(Made<S> net, T transformer)
-      : net_(std::move(net)),
-        transformer_(std::move(transformer)),
-        order_(detail::identity_permutation("Autoregressive", net_.features())) {
-    detail::check_value("Autoregressive", "the net's number of outputs per feature", net_.outputs_per_feature(),
-                        net_.outputs_per_feature() == transformer_.parameter_count(),
-                        std::to_string(transformer_.parameter_count()));
-  }
-
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
   /// A feature of few rows does not fill the processor's vectors: then all features are transformed together.
   static bool flat(Index rows) { return rows < 16; }

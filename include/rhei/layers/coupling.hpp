@@ -62,6 +62,20 @@ class Coupling {
         kept_(dim, moved_),
         transformer_(std::move(options.transformer)),
         net_(kept_.size(), options.context_dim, moved_.size() * transformer_.parameter_count(), options.net, rng) {}
+  /// Of these parts. The net's outputs are the transformer's parameters in turn, each for all features of B, ascending.
+  /// \throws std::invalid_argument if the net has not as many inputs or outputs, or as above.
+  Coupling(Index dim, std::vector<Index> transformed, T transformer, N net)
+      : dim_(dim),
+        moved_("Coupling", "transformed", dim, std::move(transformed)),
+        kept_(dim, moved_),
+        transformer_(std::move(transformer)),
+        net_(std::move(net)) {
+    detail::check_value("Coupling", "the net's number of inputs", net_.inputs(), net_.inputs() == kept_.size(),
+                        std::to_string(kept_.size()));
+    const Index wanted = moved_.size() * transformer_.parameter_count();
+    detail::check_value("Coupling", "the net's number of outputs", net_.outputs(), net_.outputs() == wanted,
+                        std::to_string(wanted));
+  }
 
   [[nodiscard]] Index dim() const { return dim_; }
   [[nodiscard]] Index context_dim() const { return net_.context_dim(); }
@@ -83,8 +97,7 @@ class Coupling {
         .set("net", net_.options());
   }
   static Coupling from_options(const Options& options) {
-    const Index dim = options.get_size("dim", 1);
-    return Coupling(dim, Subset("Coupling", "transformed", dim, options.get_sizes("transformed")),
+    return Coupling(options.get_size("dim", 1), options.get_sizes("transformed"),
                     T::from_options(options.get<Options>("transformer")), N::from_options(options.get<Options>("net")));
   }
 
@@ -122,21 +135,6 @@ class Coupling {
   }
 
  private:
-  using Subset = detail::Subset;
-
-  Coupling(Index dim, Subset moved, T transformer, N net)
-      : dim_(dim),
-        moved_(std::move(moved)),
-        kept_(dim, moved_),
-        transformer_(std::move(transformer)),
-        net_(std::move(net)) {
-    detail::check_value("Coupling", "the net's number of inputs", net_.inputs(), net_.inputs() == kept_.size(),
-                        std::to_string(kept_.size()));
-    const Index wanted = moved_.size() * transformer_.parameter_count();
-    detail::check_value("Coupling", "the net's number of outputs", net_.outputs(), net_.outputs() == wanted,
-                        std::to_string(wanted));
-  }
-
   static Values<S> flat(Batch<S> batch) { return {batch.data(), batch.size()}; }
   static ConstValues<S> flat(ConstBatch<S> batch) { return {batch.data(), batch.size()}; }
 
@@ -182,7 +180,7 @@ class Coupling {
   }
 
   Index dim_;
-  Subset moved_, kept_;
+  detail::Subset moved_, kept_;
   T transformer_;
   N net_;
 };

@@ -10,8 +10,8 @@
 /// degree i. A weight counts only where degree(its input) <= degree(its output): so a unit of degree g sees the first g
 /// features.
 ///
-///   plain     a_l = act(s_l),  s_l = a_{l-1} W_l + b_l  [s_0 += c W_c]
-///   residual  s_0 = x W_0 + b_0 [+ c W_c0];  s_2k = s_2k-2 + act(s_2k-1) W_2k + b_2k,
+///   plain     a_l = act(s_l),  s_l = a_{l-1} W_l + b_l  [s_0 += c W_c, or act(c W_c + b_c)]
+///   residual  s_0 = x W_0 + b_0 [+ c W_c0, or act(c W_c0 + b_c)];  s_2k = s_2k-2 + act(s_2k-1) W_2k + b_2k,
 ///             s_2k-1 = act(s_2k-2) W_2k-1 + b_2k-1 [+ c W_ck]
 ///
 /// The units of every layer are kept **sorted by degree** (an exact reordering of the same net), which makes every
@@ -36,10 +36,12 @@ namespace rhei {
 
 /// The hidden layers of a MADE.
 struct MadeOptions {
-  std::vector<Index> hidden = {64, 64};  ///< widths; with residual blocks one for each block, all the same
+  std::vector<Index> hidden = {64, 64};  ///< widths, of which there may be none; one for each residual block, the same
   Activation activation = Activation::relu;
   bool residual = false;        ///< pre-activation residual blocks rather than plain layers
   bool random_degrees = false;  ///< drawn (Germain et al. 2015, section 4.2) rather than spread evenly
+  /// The context enters s_0 as act(c W_c + b_c) rather than c W_c (nflows 0.14, transforms/made.py:274-276).
+  bool activated_context = false;
 };
 
 /// A net of D inputs and m outputs for each, where the outputs of a feature depend on the features before it, and on a
@@ -55,12 +57,14 @@ class Made {
     std::vector<Matrix<S>> weight;          ///< of map l, its inputs x its outputs, both sorted by degree
     std::vector<RowVector<S>> bias;         ///< of map l
     std::vector<Matrix<S>> context_weight;  ///< of the maps that take the context: the first of the net, of each block
+    RowVector<S> context_bias;              ///< b_c, where the context is activated
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
       f("weight", self.weight);
       f("bias", self.bias);
       if (!self.context_weight.empty()) f("context_weight", self.context_weight);
+      if (self.context_bias.size() > 0) f("context_bias", self.context_bias);
     }
   };
   using Gradient = Parameters;
@@ -71,6 +75,7 @@ class Made {
     std::vector<Buffer<S>> sum, after;  ///< s_l, and what map l + 1 is given where that is not s_l itself
     std::vector<Buffer<S>> d_sum;       ///< dL/ds_l
     Buffer<S> row;                      ///< scratch: one row of sums
+    Buffer<S> context_sum, context_after, d_context_sum;  ///< c W_c + b_c and act of it, where that is what enters s_0
   };
 
   /// Initialised as PyTorch does (uniform on +-1/sqrt(inputs that count)), in the second map of each residual block on
@@ -89,6 +94,7 @@ class Made {
       std::sort(degrees_[level].begin(), degrees_[level].end());
     }
     check_state();
+    if (activates_context(0)) detail::draw_uniform(parameters_.context_bias, detail::initial_bound(context), rng);
     for (Index l = 0; l < last(); ++l) {
       const bool second = options.residual && l > 0 && l % 2 == 0;
       auto& weight = parameters_.weight[at(l)];
@@ -100,6 +106,22 @@ class Made {
         if (takes_context(l)) detail::draw_uniform(context_weight(parameters_, l).col(j), bound, rng);
       }
     }
+  }
+
+  /// A net whose parameters are all zero, with the given degrees of its units: a list for each hidden layer, or one for
+  /// all layers of a residual net.
+  /// \throws std::invalid_argument if a size is not possible, std::runtime_error unless all degrees ascend within
+  /// 0 ... D-1.
+  Made(Index features, Index outputs_per_feature, Index context, const MadeOptions& options,
+       std::vector<std::vector<std::int64_t>> degrees)
+      : Made(features, outputs_per_feature, context, options) {
+    detail::check_value("Made", "the number of lists of degrees", degrees.size(), degrees.size() == degrees_.size(),
+                        std::to_string(degrees_.size()));
+    for (std::size_t level = 0; level < degrees.size(); ++level)
+      detail::check_value("Made", "the number of degrees of a layer", degrees[level].size(),
+                          degrees[level].size() == degrees_[level].size(), std::to_string(degrees_[level].size()));
+    degrees_ = std::move(degrees);
+    check_state();
   }
 
   [[nodiscard]] Index features() const { return parameters_.weight.front().rows(); }
@@ -122,13 +144,15 @@ class Made {
   [[nodiscard]] const std::vector<std::vector<std::int64_t>>& degrees() const { return degrees_; }
 
   [[nodiscard]] Options options() const {
-    return Options(type)
-        .set("features", features())
+    Options own(type);
+    own.set("features", features())
         .set("outputs_per_feature", outputs_per_feature())
         .set("context", context_dim())
         .set("hidden", Options::Integers(options_.hidden.begin(), options_.hidden.end()))
         .set("activation", to_string(options_.activation))
         .set("residual", options_.residual);
+    if (options_.activated_context) own.set("activated_context", true);
+    return own;
   }
   /// A net of that description with all parameters and degrees zero, for a reader to fill.
   static Made from_options(const Options& options) {
@@ -136,7 +160,9 @@ class Made {
     const Index context = options.get_size("context");
     const MadeOptions made{.hidden = options.get_sizes("hidden", 1),
                            .activation = parse_activation(options.get<std::string>("activation")),
-                           .residual = options.get<bool>("residual")};
+                           .residual = options.get<bool>("residual"),
+                           .activated_context =
+                               options.has("activated_context") && options.get<bool>("activated_context")};
     std::vector<std::pair<Index, Index>> shapes;
     Index before = features;
     for (const Index width : made.hidden) {  // weights and biases; the second maps of blocks with the first
@@ -145,7 +171,7 @@ class Made {
       before = width;
     }
     options.check_tensors({{features, outputs}});
-    shapes.emplace_back(before + 1, features * outputs);
+    shapes.emplace_back(before + 1 + (made.hidden.empty() ? context : 0), features * outputs);
     options.check_tensors(shapes);
     Made net(features, outputs, context, made);
     net.check_state();
@@ -220,11 +246,12 @@ class Made {
     const Index outputs = features * outputs_per_feature;
     detail::check_net_sizes("Made", features, context, outputs, {options.hidden, options.activation});
     const auto& hidden = options.hidden;
-    detail::check_value("Made", "the number of hidden layers", hidden.size(), !hidden.empty(), "at least 1");
-    if (options.residual)
+    if (options.residual) {
+      detail::check_value("Made", "the number of residual blocks", hidden.size(), !hidden.empty(), "at least 1");
       for (const Index width : hidden)
         detail::check_value("Made", "a hidden width", width, width == hidden.front(),
                             std::to_string(hidden.front()) + ", the same for all residual blocks");
+    }
     const auto add = [&](Index rows, Index cols) {
       parameters_.weight.push_back(Matrix<S>::Zero(rows, cols));
       parameters_.bias.push_back(RowVector<S>::Zero(cols));
@@ -234,13 +261,17 @@ class Made {
       for (std::size_t block = 0; block < 2 * hidden.size(); ++block) add(hidden.front(), hidden.front());
       add(hidden.front(), outputs);
     } else {
-      for (std::size_t l = 0; l < hidden.size(); ++l) add(l == 0 ? features : hidden[l - 1], hidden[l]);
-      add(hidden.back(), outputs);
+      Index before = features;
+      for (const Index width : hidden) {
+        add(before, width);
+        before = width;
+      }
+      add(before, outputs);
     }
     if (context > 0)
-      for (Index l = 0; l < last(); ++l)
-        if (l == 0 || (options.residual && l % 2 == 1))
-          parameters_.context_weight.push_back(Matrix<S>::Zero(context, width(l)));
+      for (Index l = 0; l <= last(); ++l)
+        if (reads_context(l)) parameters_.context_weight.push_back(Matrix<S>::Zero(context, width(l)));
+    if (activates_context(0)) parameters_.context_bias = RowVector<S>::Zero(width(0));
     for (const Index width : hidden) {
       degrees_.emplace_back(width, 0);
       if (options.residual) break;
@@ -261,8 +292,13 @@ class Made {
   /// A unit of degree 0 sees the context alone.
   [[nodiscard]] Index lowest_degree() const { return context_dim() > 0 || features() == 1 ? 0 : 1; }
 
-  [[nodiscard]] bool takes_context(Index l) const {
-    return context_dim() > 0 && l < last() && (l == 0 || (options_.residual && l % 2 == 1));
+  /// Whether map l has a place for a context: the first of the net, and the first of each block.
+  [[nodiscard]] bool reads_context(Index l) const {
+    return l == 0 || (options_.residual && l % 2 == 1 && l < last());
+  }
+  [[nodiscard]] bool takes_context(Index l) const { return context_dim() > 0 && reads_context(l); }
+  [[nodiscard]] bool activates_context(Index l) const {
+    return options_.activated_context && context_dim() > 0 && l == 0;
   }
   template <class P>
   static auto& context_weight(P& parameters, Index l) {
@@ -295,21 +331,61 @@ class Made {
     for (auto* buffers : {&cache.sum, &cache.after, &cache.d_sum})
       if (buffers->size() != at(last())) buffers->resize(at(last()));
     for (Index l = 0; l < last(); ++l) {
-      Batch<S> sum = cache.sum[at(l)].resize(rows, width(l));
+      start_sums(l, context, cache.sum[at(l)].resize(rows, width(l)), cache);
       if (!is_in_place(l)) cache.after[at(l)].resize(rows, width(l));
-      const RowVector<S>& bias = parameters_.bias[at(l)];
-      if (takes_context(l) && context.rows() == 1) {  // computed once for all rows
+    }
+    start_sums(last(), context, output, cache);
+    run_range(0, features(), input, output, cache, make);
+  }
+
+  /// The sums of map l as far as they depend on no feature: bias and context.
+  void start_sums(Index l, const ConstBatch<S>& context, Batch<S> sum, Cache& cache) const {
+    const RowVector<S>& bias = parameters_.bias[at(l)];
+    const bool is_shared = context.rows() == 1;  // computed once for all rows
+    if (!takes_context(l)) {
+      detail::fill_rows(sum, bias.data());
+    } else if (activates_context(l)) {
+      const Batch<S> own = cache.context_sum.resize(context.rows(), width(l));
+      const Batch<S> activated = cache.context_after.resize(context.rows(), width(l));
+      detail::affine(context, context_weight(parameters_, l), parameters_.context_bias, own);
+      activate<S>(options_.activation, own, activated);
+      if (is_shared) {
         auto shared = cache.row.resize(1, width(l));
-        shared = bias;
-        add_product(shared, context, context_weight(parameters_, l));
+        shared = activated + ConstBatch<S>(bias);
         detail::fill_rows(sum, shared.data());
       } else {
         detail::fill_rows(sum, bias.data());
-        if (takes_context(l)) add_product(sum, context, context_weight(parameters_, l));
+        sum += activated;
       }
+    } else if (is_shared) {
+      auto shared = cache.row.resize(1, width(l));
+      shared = bias;
+      add_product(shared, context, context_weight(parameters_, l));
+      detail::fill_rows(sum, shared.data());
+    } else {
+      detail::fill_rows(sum, bias.data());
+      add_product(sum, context, context_weight(parameters_, l));
     }
-    detail::fill_rows(output, parameters_.bias.back().data());
-    run_range(0, features(), input, output, cache, make);
+  }
+
+  /// What the sums of map l send back to the context and its parameters, given d = dL/ds_l.
+  void pull_back_context(Index l, const ConstBatch<S>& context, ConstBatch<S> d, Batch<S>* d_context,
+                         Gradient* gradient, Cache& cache) const {
+    if (!d_context && !gradient) return;
+    Matrix<S>* const d_weight = gradient ? &context_weight(*gradient, l) : nullptr;
+    if (!activates_context(l))
+      return detail::add_context_gradient(context, context_weight(parameters_, l), d, d_context, d_weight, cache.row);
+    Batch<S> d_own = cache.d_context_sum.resize(context.rows(), width(l));
+    if (context.rows() == d.rows()) {
+      d_own = d;
+    } else {
+      d_own.setZero();
+      detail::add_row_sums(d, d_own);
+    }
+    activate_pullback<S>(options_.activation, cache.context_sum.view(), cache.context_after.view(), d_own);
+    if (gradient) detail::add_row_sums(d_own, Batch<S>(gradient->context_bias));
+    detail::add_context_gradient(context, context_weight(parameters_, l), ConstBatch<S>(d_own), d_context, d_weight,
+                                 cache.row);
   }
 
   template <class Pull>
@@ -327,9 +403,7 @@ class Made {
     for (Index l = 0; l <= last(); ++l) {
       const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);
       if (gradient) detail::add_row_sums(d, Batch<S>(gradient->bias[at(l)]));
-      if (takes_context(l))
-        detail::add_context_gradient(context, context_weight(parameters_, l), d, d_context,
-                                     gradient ? &context_weight(*gradient, l) : nullptr, cache.row);
+      if (takes_context(l)) pull_back_context(l, context, d, d_context, gradient, cache);
     }
   }
 

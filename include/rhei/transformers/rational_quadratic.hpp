@@ -10,6 +10,9 @@
 ///   z_k = -B + span (k min_width + (1 - K min_width) sum_{j<k} softmax_j(widths))       x_k alike from the heights
 ///   slope_k = min_slope + softplus(raw_k + c),  c such that raw_k = 0 is the slope 1
 ///
+/// or, as zuko has them (`SplineMap::clipped`), with clip_b(v) = v / (1 + |v / b|) and c = -log(min_slope), shares of
+/// softmax_j(clip_{c/2}(widths)) above the least ones, and slope_k = exp(clip_c(raw_k)).
+///
 /// In the bin between the knots 0 and 1, of width w, height h, s = h / w, with the slopes there in units of s,
 /// l = slope_0 / s and r = slope_1 / s (eq. 4 and 5 with theta = (z - z_0) / w, phi = 1 - theta):
 ///
@@ -42,6 +45,12 @@ enum class Tails {
   none       ///< the interval is mapped onto itself, with free slopes at its ends. Outside there is nothing: NaN
 };
 
+/// How raw numbers become the widths, heights and slopes of a spline; see the file comment.
+enum class SplineMap {
+  floored,  ///< softmax and softplus, both above a least value (Durkan et al. 2019)
+  clipped   ///< softmax and exp of softly clipped numbers: slopes lie in (min_slope, 1 / min_slope) (zuko 1.6)
+};
+
 /// What a rational-quadratic spline is made of.
 struct SplineOptions {
   Index bins = 8;
@@ -50,6 +59,7 @@ struct SplineOptions {
   double min_height = 1e-3;  ///< likewise
   double min_slope = 1e-3;   ///< at a knot
   Tails tails = Tails::linear;
+  SplineMap map = SplineMap::floored;
 
   bool operator==(const SplineOptions&) const = default;
 };
@@ -68,7 +78,7 @@ class RationalQuadratic {
 
   RationalQuadratic() : RationalQuadratic(SplineOptions{}) {}
   /// \throws std::invalid_argument unless bins >= 1, bound is from 1e-6 to 1e6, min_width and min_height are at least
-  /// 1e-6 and less than 1 / bins, and min_slope is at least 1e-6 and less than 1.
+  /// 1e-6 (where clipped 0) and less than 1 / bins, and min_slope is at least 1e-6 and less than 1.
   explicit RationalQuadratic(const SplineOptions& options) : options_(options) {
     const auto check = [](std::string_view what, double came, double least, double most, bool ok,
                           const std::string& expected) {
@@ -78,9 +88,11 @@ class RationalQuadratic {
     check("bound", options.bound, 1e-6, 1e6, true, "1e-6 to 1e6");
     const double most = 1 / static_cast<double>(options.bins);
     for (const auto& [name, value] : {std::pair("min_width", options.min_width), {"min_height", options.min_height}})
-      check(name, value, 1e-6, most, value < most, "at least 1e-6 and less than 1 / bins = " + std::to_string(most));
+      check(name, value, is_clipped() ? 0 : 1e-6, most, value < most,
+            "at least " + std::string(is_clipped() ? "0" : "1e-6") + " and less than 1 / bins = " + std::to_string(most));
     check("min_slope", options.min_slope, 1e-6, 1, options.min_slope < 1, "at least 1e-6 and less than 1");
 
+    slope_clip_ = static_cast<S>(-std::log(options.min_slope));
     slope_shift_ = static_cast<S>(std::log(std::expm1(1 - options.min_slope)));
     S at_zero[L::size];
     softplus(L(slope_shift_)).store(at_zero);
@@ -91,25 +103,30 @@ class RationalQuadratic {
   [[nodiscard]] Index parameter_count() const { return 2 * options_.bins + slope_count(); }
 
   [[nodiscard]] Options options() const {
-    return Options(type)
-        .set("bins", std::int64_t{options_.bins})
+    Options own(type);
+    own.set("bins", std::int64_t{options_.bins})
         .set("bound", options_.bound)
         .set("min_width", options_.min_width)
         .set("min_height", options_.min_height)
         .set("min_slope", options_.min_slope)
         .set("tails", std::string(kTails[static_cast<std::size_t>(options_.tails)]));
+    if (is_clipped()) own.set("map", std::string(kClipped));
+    return own;
   }
-  /// \throws std::runtime_error for tails that are none of these, std::invalid_argument as the constructor does.
+  /// \throws std::runtime_error for tails or a map that are none of these, std::invalid_argument as the constructor does.
   static RationalQuadratic from_options(const Options& options) {
     const auto& tails = options.get<std::string>("tails");
     const auto found = std::find(kTails.begin(), kTails.end(), tails);
     if (found == kTails.end()) throw std::runtime_error("tails is '" + tails + "', expected linear, circular or none");
+    if (options.has("map") && options.get<std::string>("map") != kClipped)
+      throw std::runtime_error("map is '" + options.get<std::string>("map") + "', expected clipped or no such entry");
     return RationalQuadratic({.bins = options.get_size("bins", 1),
                               .bound = options.get_number("bound"),
                               .min_width = options.get_number("min_width"),
                               .min_height = options.get_number("min_height"),
                               .min_slope = options.get_number("min_slope"),
-                              .tails = static_cast<Tails>(found - kTails.begin())});
+                              .tails = static_cast<Tails>(found - kTails.begin()),
+                              .map = options.has("map") ? SplineMap::clipped : SplineMap::floored});
   }
 
   void forward(ConstBatch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
@@ -198,6 +215,16 @@ class RationalQuadratic {
   /// What raw slopes are limited to, so that no square overflows.
   static constexpr S kMost = S(1e8);
   static constexpr std::array<std::string_view, 3> kTails{"linear", "circular", "none"};
+  static constexpr std::string_view kClipped = "clipped";
+
+  [[nodiscard]] bool is_clipped() const { return options_.map == SplineMap::clipped; }
+  /// Of the logarithms of softmax terms.
+  [[nodiscard]] S share_clip() const { return slope_clip_ / 2; }
+  static L clip(L v, S bound) { return bound * (v / (bound + abs(v))); }  // so that the largest numbers do not overflow
+  static L clip_derivative(L v, S bound) {
+    const L part = bound / (bound + abs(v));
+    return part * part;
+  }
 
   [[nodiscard]] S bound() const { return static_cast<S>(options_.bound); }
   [[nodiscard]] Index slope_count() const {
@@ -219,7 +246,8 @@ class RationalQuadratic {
   Side make_side(const S* raw, Index stride, Part part, double least, S* exponentials) const {
     L largest = part.load(raw);
     for (Index j = 0; j < options_.bins; ++j) {
-      const L value = part.load(raw + j * stride);
+      const L given = part.load(raw + j * stride);
+      const L value = is_clipped() ? clip(given, share_clip()) : given;
       value.store(exponentials + j * L::size);
       largest = max(largest, value);
     }
@@ -284,10 +312,12 @@ class RationalQuadratic {
     return select(value < least, L(least), select(L(most) < value, L(most), value));
   }
   [[nodiscard]] L slope(L raw) const {
+    if (is_clipped()) return exp(clip(raw, slope_clip_));
     const L kept = limited(raw, kLeast, kMost), curved = limited(raw, kLeast, -kLeast);
     return softplus(curved + slope_shift_) + slope_offset_ + (kept - curved);  // softplus is straight beyond
   }
   [[nodiscard]] L slope_derivative(L raw) const {
+    if (is_clipped()) return exp(clip(raw, slope_clip_)) * clip_derivative(raw, slope_clip_);
     return select(raw == limited(raw, kLeast, kMost), sigmoid(limited(raw, kLeast, -kLeast) + slope_shift_), L(0));
   }
 
@@ -405,7 +435,11 @@ class RationalQuadratic {
       for (Index j = 0; j < bins; ++j) {
         const L here(static_cast<S>(j));
         const L is_before = here < bin.index, is_at = here == bin.index;
-        const L width = L::load(exponentials + j * L::size), height = L::load(exponentials + (bins + j) * L::size);
+        L width = L::load(exponentials + j * L::size), height = L::load(exponentials + (bins + j) * L::size);
+        if (is_clipped()) {
+          width = width * clip_derivative(part.load(raw.data() + j * n), share_clip());
+          height = height * clip_derivative(part.load(raw.data() + (bins + j) * n), share_clip());
+        }
         part.store(width * select(is_before, widths.before, select(is_at, widths.at, widths.after)),
                    d_raw.data() + j * n);
         part.store(height * select(is_before, heights.before, select(is_at, heights.at, heights.after)),
@@ -438,6 +472,7 @@ class RationalQuadratic {
 
   SplineOptions options_;
   S slope_shift_ = 0, slope_offset_ = 0;
+  S slope_clip_ = 0;
 };
 
 }  // namespace rhei
