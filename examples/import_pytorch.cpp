@@ -8,8 +8,8 @@
 #include <cmath>
 #include <optional>
 #include <rhei/io/load.hpp>
-#include <rhei/models/nflows.hpp>
-#include <rhei/models/zuko.hpp>
+#include <rhei/models/import_nflows.hpp>
+#include <rhei/models/import_zuko.hpp>
 
 #include "support/command_line.hpp"
 
@@ -76,7 +76,11 @@ Reference read_reference(const std::string& path) {
   const auto batch = [&](const std::string& name) {
     return file.contains(name) ? file.at(name).to_matrix<double>() : Eigen::MatrixXd();
   };
-  return {file.at("x").to_matrix<double>(), batch("context"), batch("z"), column("log_abs_det"), column("log_prob"),
+  return {file.at("x").to_matrix<double>(),
+          batch("context"),
+          batch("z"),
+          column("log_abs_det"),
+          column("log_prob"),
           batch("x_round_trip")};
 }
 
@@ -136,7 +140,7 @@ bool compare(const rhei::AnyFlow<S>& flow, const Reference& reference) {
 }
 
 void run(const Arguments& arguments) {
-  const auto flow = import<double>(arguments);
+  const auto flow = import <double>(arguments);
   std::printf("%s: %td features, context of %td, %td parameters; from latent to data\n  base %s\n  %s\n",
               arguments.model.c_str(), flow.dim(), flow.context_dim(), rhei::count_parameters(flow),
               describe(flow.base().options()).c_str(), describe(flow.transform().options(), "    ").c_str());
@@ -146,7 +150,7 @@ void run(const Arguments& arguments) {
     std::printf("over %td samples, the largest |a - b| / (1 + |b|), and |a - b| in units of what is tolerated:\n",
                 reference.x.rows());
     agrees = compare(flow, reference);
-    agrees = compare(import<float>(arguments), reference) && agrees;
+    agrees = compare(import <float>(arguments), reference) && agrees;
   }
   if (!arguments.save.empty()) {
     rhei::save(flow, arguments.save);
@@ -162,7 +166,8 @@ void run(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Opens a flow trained with zuko or nflows, checks it, and saves it as a file of rhei.", "import_pytorch");
+  CLI::App app("Opens a flow trained with zuko or nflows, checks it, and saves it as a file of rhei.",
+               "import_pytorch");
   Arguments arguments;
   std::vector<std::string> activations(rhei::activation_names.begin(), rhei::activation_names.end());
   app.add_option("model", arguments.model, "the state_dict, as safetensors.torch.save_file writes it")->required();

@@ -158,11 +158,11 @@ class Made {
   static Made from_options(const Options& options) {
     const Index features = options.get_size("features", 1), outputs = options.get_size("outputs_per_feature", 1);
     const Index context = options.get_size("context");
-    const MadeOptions made{.hidden = options.get_sizes("hidden", 1),
-                           .activation = parse_activation(options.get<std::string>("activation")),
-                           .residual = options.get<bool>("residual"),
-                           .activated_context =
-                               options.has("activated_context") && options.get<bool>("activated_context")};
+    const MadeOptions made{
+        .hidden = options.get_sizes("hidden", 1),
+        .activation = parse_activation(options.get<std::string>("activation")),
+        .residual = options.get<bool>("residual"),
+        .activated_context = options.has("activated_context") && options.get<bool>("activated_context")};
     std::vector<std::pair<Index, Index>> shapes;
     Index before = features;
     for (const Index width : made.hidden) {  // weights and biases; the second maps of blocks with the first
@@ -293,9 +293,7 @@ class Made {
   [[nodiscard]] Index lowest_degree() const { return context_dim() > 0 || features() == 1 ? 0 : 1; }
 
   /// Whether map l has a place for a context: the first of the net, and the first of each block.
-  [[nodiscard]] bool reads_context(Index l) const {
-    return l == 0 || (options_.residual && l % 2 == 1 && l < last());
-  }
+  [[nodiscard]] bool reads_context(Index l) const { return l == 0 || (options_.residual && l % 2 == 1 && l < last()); }
   [[nodiscard]] bool takes_context(Index l) const { return context_dim() > 0 && reads_context(l); }
   [[nodiscard]] bool activates_context(Index l) const {
     return options_.activated_context && context_dim() > 0 && l == 0;

@@ -18,7 +18,7 @@ class Affine {
  public:
   using Scalar = S;
   struct Cache {
-    Buffer<S> slope;  ///< e^s or e^-s
+    Buffer<S> slope;  ///< e^s
   };
   static constexpr std::string_view type = "affine";
 
@@ -43,9 +43,9 @@ class Affine {
   void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     Values<S> slope = cache.slope.resize(x.size());
     map_.apply(column(raw, 1), log_slope);
-    log_slope = -log_slope;
     slope.array() = log_slope.array().exp();
-    z.array() = (x.array() - raw.col(0).array()) * slope.array();
+    log_slope = -log_slope;
+    z.array() = (x.array() - raw.col(0).array()) / slope.array();  // the number that forward multiplied by
   }
 
   void forward_pullback(ConstBatch<S>, ConstValues<S> z, ConstValues<S>, ConstValues<S> log_slope, Cache& cache,
@@ -60,7 +60,7 @@ class Affine {
   void inverse_pullback(ConstBatch<S>, ConstValues<S>, ConstValues<S> z, ConstValues<S> log_slope, Cache& cache,
                         ConstValues<S> d_z, ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
     Values<S> d_s = column(d_raw, 1);
-    d_x.array() = d_z.array() * cache.slope.values().array();
+    d_x.array() = d_z.array() / cache.slope.values().array();
     d_s.array() = -d_z.array() * z.array() - d_log_slope.array();
     d_raw.col(0) = log_slope.array() * S(-1);  // s, in memory that is written last
     map_.pull_back(ConstValues<S>(column(d_raw, 0)), d_s);

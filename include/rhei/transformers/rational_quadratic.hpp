@@ -88,8 +88,9 @@ class RationalQuadratic {
     check("bound", options.bound, 1e-6, 1e6, true, "1e-6 to 1e6");
     const double most = 1 / static_cast<double>(options.bins);
     for (const auto& [name, value] : {std::pair("min_width", options.min_width), {"min_height", options.min_height}})
-      check(name, value, is_clipped() ? 0 : 1e-6, most, value < most,
-            "at least " + std::string(is_clipped() ? "0" : "1e-6") + " and less than 1 / bins = " + std::to_string(most));
+      check(
+          name, value, is_clipped() ? 0 : 1e-6, most, value < most,
+          "at least " + std::string(is_clipped() ? "0" : "1e-6") + " and less than 1 / bins = " + std::to_string(most));
     check("min_slope", options.min_slope, 1e-6, 1, options.min_slope < 1, "at least 1e-6 and less than 1");
 
     slope_clip_ = static_cast<S>(-std::log(options.min_slope));
@@ -113,7 +114,8 @@ class RationalQuadratic {
     if (is_clipped()) own.set("map", std::string(kClipped));
     return own;
   }
-  /// \throws std::runtime_error for tails or a map that are none of these, std::invalid_argument as the constructor does.
+  /// \throws std::runtime_error for tails or a map that are none of these, std::invalid_argument as the constructor
+  /// does.
   static RationalQuadratic from_options(const Options& options) {
     const auto& tails = options.get<std::string>("tails");
     const auto found = std::find(kTails.begin(), kTails.end(), tails);

@@ -2,8 +2,8 @@
 #pragma once
 
 /// \file
-/// What importers of PyTorch models share: a module's state_dict, of which every tensor must be used, and the nets in it
-/// as nets of rhei.
+/// What importers of PyTorch models share: a module's state_dict, of which every tensor must be used, and the nets in
+/// it as nets of rhei.
 ///
 /// A linear map is there as `weight`, outputs x inputs, and `bias`; here a weight is inputs x outputs, in double.
 
@@ -57,7 +57,8 @@ class StateDict {
     Index expected = 0;
     for (const Index number : numbers)
       if (number != expected++)
-        throw std::runtime_error("no tensor's name begins with " + quoted(prefix + std::to_string((expected - 1) * step)) +
+        throw std::runtime_error("no tensor's name begins with " +
+                                 quoted(prefix + std::to_string((expected - 1) * step)) +
                                  ", though some with a higher number do: what has no tensors cannot be imported");
     return expected;
   }
@@ -235,7 +236,8 @@ inline MaskedOrder read_order(const MaskedNet& net, Index outputs_per_feature, c
     if (!net.residual || l == 0)
       order.degrees.push_back(std::move(degrees));
     else if (degrees != order.degrees.front())
-      throw std::runtime_error(where + ": by the masks a unit of a residual net sees more features in one layer than in " +
+      throw std::runtime_error(where +
+                               ": by the masks a unit of a residual net sees more features in one layer than in " +
                                "another, expected the same in all");
   }
   for (auto& degrees : order.degrees) {
@@ -306,8 +308,7 @@ OrderedMade<S> make_made(MaskedNet net, const std::vector<Output>& outputs, cons
   std::size_t k = 0;
   for (std::size_t l = 0; k < net.context_weight.size(); l = l == 0 ? 1 : l + 2, ++k)  // as Made takes them
     parameters.context_weight[k] = gather_columns(net.context_weight[k], cols(l)).template cast<S>();
-  if (options.activated_context)
-    parameters.context_bias = gather_columns(net.context_bias, cols(0)).template cast<S>();
+  if (options.activated_context) parameters.context_bias = gather_columns(net.context_bias, cols(0)).template cast<S>();
   return {std::move(made), order.features};
 }
 

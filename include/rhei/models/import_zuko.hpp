@@ -40,12 +40,7 @@ namespace detail {
 inline const ScaleMap kZukoScale = ScaleMap::softsign(std::log(1000.0));
 
 inline SplineOptions zuko_spline(Index bins, double bound) {
-  return {.bins = bins,
-          .bound = bound,
-          .min_width = 0,
-          .min_height = 0,
-          .min_slope = 1e-3,
-          .map = SplineMap::clipped};
+  return {.bins = bins, .bound = bound, .min_width = 0, .min_height = 0, .min_slope = 1e-3, .map = SplineMap::clipped};
 }
 
 template <Real S>
@@ -200,11 +195,11 @@ class ZukoImporter {
     return outputs;
   }
   [[noreturn]] void refuse_numbers(const std::string& where, Index numbers) const {
-    throw std::runtime_error(
-        "the net " + quoted(where) + " gives " + std::to_string(numbers) + " numbers for each feature, expected 2 (affine) or " +
-        (options_.bins > 0
-             ? std::to_string(3 * options_.bins - 1) + " (a spline of " + std::to_string(options_.bins) + " bins)"
-             : std::string("3 K - 1 (a spline of K bins)")));
+    throw std::runtime_error("the net " + quoted(where) + " gives " + std::to_string(numbers) +
+                             " numbers for each feature, expected 2 (affine) or " +
+                             (options_.bins > 0 ? std::to_string(3 * options_.bins - 1) + " (a spline of " +
+                                                      std::to_string(options_.bins) + " bins)"
+                                                : std::string("3 K - 1 (a spline of K bins)")));
   }
 
   StateDict dict_;

@@ -6,11 +6,13 @@
 ///
 /// What nflows has, and what that is here (file and line as in its release 0.14):
 ///
-/// - A Flow's `_transform` and each CompositeTransform run from data to latent, as do their maps: y = f(x; net(x)). Here
+/// - A Flow's `_transform` and each CompositeTransform run from data to latent, as do their maps: y = f(x; net(x)).
+/// Here
 ///   layers run the other way, hence InvertedTransformer and Inverted.
 /// - AffineCouplingTransform, transforms/coupling.py:224-245: y = x (sigmoid(s + 2) + 1e-3) + t, of all t, then all s.
 ///   AdditiveCouplingTransform: of t alone.
-/// - MaskedAffineAutoregressiveTransform, transforms/autoregressive.py:100-128: y = x (softplus(s) + 1e-3) + t, of (s, t)
+/// - MaskedAffineAutoregressiveTransform, transforms/autoregressive.py:100-128: y = x (softplus(s) + 1e-3) + t, of (s,
+/// t)
 ///   for each feature. (Releases before 0.13 had the sigmoid here, which a file does not tell.)
 /// - PiecewiseRationalQuadraticCouplingTransform and MaskedPiecewiseRationalQuadraticAutoregressiveTransform,
 ///   transforms/splines/rational_quadratic.py:8-113, with linear tails: ours but for slope = 1e-3 + softplus(u), which
@@ -143,8 +145,8 @@ class NflowsImporter {
     std::vector<std::int64_t> all = kept;
     all.insert(all.end(), moved.begin(), moved.end());
     if (const std::string defect = permutation_defect(all); !defect.empty())
-      throw std::runtime_error("tensors " + quoted(prefix + "identity_features") + " and 'transform_features': " +
-                               defect);
+      throw std::runtime_error("tensors " + quoted(prefix + "identity_features") +
+                               " and 'transform_features': " + defect);
 
     const std::string net = prefix + "transform_net.";
     const Dense<double> initial = read_linear(dict_, net + "initial_layer.", -1, -1);
@@ -182,8 +184,8 @@ class NflowsImporter {
     set(parameters.final, ours);
 
     const auto layer = [&](auto transformer) {
-      return AnyLayer<S>(Inverted<AnyLayer<S>>(Coupling(dim, std::vector<Index>(moved.begin(), moved.end()),
-                                                        std::move(transformer), std::move(mlp))));
+      return AnyLayer<S>(Inverted<AnyLayer<S>>(
+          Coupling(dim, std::vector<Index>(moved.begin(), moved.end()), std::move(transformer), std::move(mlp))));
     };
     if (splines) return layer(spline(numbers));
     if (numbers == 2) return layer(Affine<S>(ScaleMap::sigmoid(kLeast)));
@@ -243,8 +245,7 @@ class NflowsImporter {
     std::iota(keys.begin(), keys.end(), 0);
     auto [made, order] = make_made<S>(std::move(masked), splines ? spline_outputs(numbers, 1) : affine_outputs(), keys,
                                       options_.activation, "the net " + quoted(net));
-    if (splines)
-      return Autoregressive(std::move(made), InvertedTransformer(spline(numbers)), std::move(order));
+    if (splines) return Autoregressive(std::move(made), InvertedTransformer(spline(numbers)), std::move(order));
     return Autoregressive(std::move(made), InvertedTransformer(Affine<S>(ScaleMap::softplus(kLeast))),
                           std::move(order));
   }
@@ -289,11 +290,11 @@ class NflowsImporter {
   }
   static double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
   [[noreturn]] void refuse_numbers(const std::string& net, Index numbers, const std::string& others) const {
-    throw std::runtime_error(
-        "the net " + quoted(net) + " gives " + std::to_string(numbers) + " numbers for each feature, expected " + others + " or " +
-        (options_.bins > 0
-             ? std::to_string(3 * options_.bins - 1) + " (a spline of " + std::to_string(options_.bins) + " bins)"
-             : std::string("3 K - 1 (a spline of K bins with linear tails)")));
+    throw std::runtime_error("the net " + quoted(net) + " gives " + std::to_string(numbers) +
+                             " numbers for each feature, expected " + others + " or " +
+                             (options_.bins > 0 ? std::to_string(3 * options_.bins - 1) + " (a spline of " +
+                                                      std::to_string(options_.bins) + " bins)"
+                                                : std::string("3 K - 1 (a spline of K bins with linear tails)")));
   }
 
   static constexpr std::string_view kOutput = "final_layer.";
