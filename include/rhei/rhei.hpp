@@ -102,8 +102,11 @@
 #include <rhei/data/toy_densities.hpp>
 #include <rhei/data/toys.hpp>
 
+#include <rhei/models/export_zuko.hpp>
 #include <rhei/models/gaussianization.hpp>
 #include <rhei/models/glow.hpp>
+#include <rhei/models/import_nflows.hpp>
+#include <rhei/models/import_zuko.hpp>
 #include <rhei/models/maf.hpp>
 #include <rhei/models/mixed_nsf.hpp>
 #include <rhei/models/nice.hpp>

@@ -61,6 +61,15 @@ Layers<S> autoregressive(Rng& rng) {
       Maf<S>(dim, {.order = reversed_order(dim), .net = {{5, 7}, Activation::tanh}, .context_dim = context_dim}, rng));
   layers.push_back(Maf<S>(dim, {.net = {{6, 6}, Activation::gelu, true, true}}, rng));
   layers.push_back(Autoregressive<RationalQuadratic<S>>(dim, {.net = {{5}}}, rng));
+  layers.push_back(Autoregressive<InvertedTransformer<Affine<S>>>(
+      dim, {.net = {{6, 6}, Activation::tanh, true, false, true}, .context_dim = context_dim}, rng));
+  layers.push_back(Autoregressive<InvertedTransformer<RationalQuadratic<S>>>(
+      dim,
+      {.net = {{}},
+       .context_dim = context_dim,
+       .transformer = InvertedTransformer(
+           RationalQuadratic<S>({.bins = 3, .min_width = 0, .min_height = 0, .map = SplineMap::clipped}))},
+      rng));
   return layers;
 }
 

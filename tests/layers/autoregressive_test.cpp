@@ -2,6 +2,7 @@
 
 #include <rhei/core/inverted.hpp>
 #include <rhei/layers/autoregressive.hpp>
+#include <rhei/transformers/inverted_transformer.hpp>
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
@@ -82,6 +83,15 @@ TEMPLATE_TEST_CASE("masked autoregressive layers conform", "[layer]", float, dou
        {{5, 4}, Activation::softplus},
        false,
        {.dims = {9, 21}, .batches = few, .step = longer}},
+      {"no hidden layer", {{}}, true, {.dims = {1, 5}, .contexts = {0, 3}, .batches = few, .step = longer}},
+      {"activated context",
+       {{9, 7}, Activation::silu, false, false, true},
+       false,
+       {.dims = {1, 5}, .contexts = {0, 3}, .batches = few, .step = longer}},
+      {"activated context, residual",
+       {{8, 8}, Activation::tanh, true, false, true},
+       true,
+       {.dims = {5}, .contexts = {3}, .batches = few, .step = longer}},
   };
   for (const Case& c : cases) {
     ConformanceOptions options = c.options;
@@ -95,6 +105,50 @@ TEMPLATE_TEST_CASE("masked autoregressive layers conform", "[layer]", float, dou
         },
         options);
   }
+}
+
+TEMPLATE_TEST_CASE("autoregressive layers of an inverted transformer conform", "[layer]", float, double) {
+  using S = TestType;
+  conforms(
+      [](Index dim, Index context, Rng& rng) {
+        return Autoregressive<InvertedTransformer<Affine<S>>>(
+            dim, {.order = reversed_order(dim), .net = {{12}, Activation::tanh}, .context_dim = context}, rng);
+      },
+      {.name = "Autoregressive, InvertedTransformer",
+       .dims = {1, 5},
+       .contexts = {0, 3},
+       .batches = {1, 7},
+       .step = 0x1p-12});
+}
+
+TEST_CASE("an inverted transformer moves features as the inverse does", "[autoregressive]") {
+  Rng rng(1);
+  const auto net = perturbed(Made<double>(4, 2, 0, {{8}, Activation::tanh}, rng), rng);
+  const Affine<double> affine(ScaleMap::softsign(3));
+  const Autoregressive<InvertedTransformer<Affine<double>>> layer(net, InvertedTransformer(affine), {2, 0, 3, 1});
+  const Matrix<double> x = normal_rows(5, 4, 2);
+  Matrix<double> in_order(5, 4), raw(5, 8), expected(5, 4);
+  for (Index i = 0; i < 4; ++i) in_order.col(i) = x.col(layer.order()[static_cast<std::size_t>(i)]);
+  Made<double>::Cache cache;
+  net.forward(in_order, {}, raw, cache);
+  for (Index i = 0; i < 4; ++i) {  // z = x e^s + t
+    const Eigen::ArrayXd s = raw.col(2 * i + 1).array(), log_scale = s / (1 + (s / 3).abs());
+    expected.col(layer.order()[static_cast<std::size_t>(i)]) =
+        in_order.col(i).array() * log_scale.exp() + raw.col(2 * i).array();
+  }
+  CHECK((inverse_of(layer, x).out - expected).cwiseAbs().maxCoeff() < 1e-14);
+  CHECK(decltype(layer)::from_options(layer.options()).options() == layer.options());
+}
+
+TEST_CASE("a MADE may be given its degrees", "[made]") {
+  const std::vector<std::vector<std::int64_t>> degrees{{0, 2, 2}, {2}};
+  CHECK(Made<float>(4, 2, 0, {.hidden = {3, 1}}, degrees).degrees() == degrees);
+  const auto text = [](std::vector<std::vector<std::int64_t>> given) {
+    return error_text<std::exception>([&] { (void)Made<float>(4, 2, 0, {.hidden = {3, 1}}, std::move(given)); });
+  };
+  CHECK(text({{0, 2, 2}}) == "Made: the number of lists of degrees is 1, expected 2");
+  CHECK(text({{0, 2}, {2}}) == "Made: the number of degrees of a layer is 2, expected 3");
+  CHECK(text({{0, 2, 1}, {2}}) == "Made: degree 2 is 1, expected ascending values from 0 to 3");
 }
 
 TEST_CASE("a MADE is the textbook's net with masked weights", "[made]") {
@@ -206,7 +260,8 @@ TEST_CASE("autoregressive layers refuse what does not fit together", "[autoregre
   CHECK(text(3, {.order = {0, 1, 1}}) ==
         "Autoregressive: order: indices[2] is 1 and indices[1] is 1, expected each index once");
   CHECK(text(3, {.net = {{8, 0}}}) == "Made: a hidden width is 0, expected 1 or more");
-  CHECK(text(3, {.net = {{}}}) == "Made: the number of hidden layers is 0, expected at least 1");
+  CHECK(text(3, {.net = {{}, Activation::relu, true}}) ==
+        "Made: the number of residual blocks is 0, expected at least 1");
   CHECK(text(3, {.net = {{8, 9}, Activation::relu, true}}) ==
         "Made: a hidden width is 9, expected 8, the same for all residual blocks");
   CHECK(text(3, {.context_dim = -1}) == "Made: the number of context columns is -1, expected 0 or more");

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <rhei/transformers/affine.hpp>
+#include <rhei/transformers/inverted_transformer.hpp>
 
 #include "support/transformer_checks.hpp"
 
@@ -21,6 +22,7 @@ TEST_CASE("Affine conforms with each scale map", "[transformer]") {
                               ScaleMap::sigmoid(1e-3), ScaleMap::softplus(1e-3)}) {
     CAPTURE(static_cast<int>(map.kind()), map.constant());
     transformer_conforms(Affine<double>(map), raw.cast<double>(), in.cast<double>());
+    transformer_conforms(InvertedTransformer(Affine<double>(map)), raw.cast<double>(), in.cast<double>());
   }
 }
 

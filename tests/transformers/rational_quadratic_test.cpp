@@ -27,12 +27,19 @@ struct Textbook {
   Textbook(const SplineOptions& options, const Row& raw) {
     const Index bins = options.bins;
     const Wide bound = options.bound;
+    const bool clipped = options.map == SplineMap::clipped;
+    const Wide most = -std::log(static_cast<Wide>(options.min_slope));
+    const auto clip = [](Wide value, Wide limit) { return value / (1 + std::abs(value / limit)); };
     const auto knots = [&](Index first, Wide least) {
+      const auto exponential = [&](Index j) {
+        const Wide value = raw[first + j];
+        return std::exp(clipped ? clip(value, most / 2) : value);
+      };
       Wide total = 0, before = 0;
-      for (Index j = 0; j < bins; ++j) total += std::exp(static_cast<Wide>(raw[first + j]));
+      for (Index j = 0; j < bins; ++j) total += exponential(j);
       std::vector<Wide> result{-bound};
       for (Index j = 0; j < bins; ++j) {
-        before += least + (1 - static_cast<Wide>(bins) * least) * std::exp(static_cast<Wide>(raw[first + j])) / total;
+        before += least + (1 - static_cast<Wide>(bins) * least) * exponential(j) / total;
         result.push_back(-bound + 2 * bound * before);
       }
       return result;
@@ -41,7 +48,8 @@ struct Textbook {
     x = knots(bins, options.min_height);
     const Wide least = options.min_slope, shift = std::log(std::expm1(1 - least));
     for (Index c = 2 * bins; c < raw.size(); ++c)
-      slope.push_back(least + std::log1p(std::exp(static_cast<Wide>(raw[c]) + shift)));
+      slope.push_back(clipped ? std::exp(clip(raw[c], most))
+                              : least + std::log1p(std::exp(static_cast<Wide>(raw[c]) + shift)));
     if (options.tails == Tails::linear) {
       slope.insert(slope.begin(), 1);
       slope.push_back(1);
@@ -92,7 +100,9 @@ std::vector<SplineOptions> every_kind() {
           {.bins = 8, .bound = pi, .tails = Tails::circular},
           {.bins = 1, .bound = pi, .tails = Tails::circular},
           {.bins = 5, .bound = 2, .tails = Tails::none},
-          {.bins = 1, .bound = 2, .tails = Tails::none}};
+          {.bins = 1, .bound = 2, .tails = Tails::none},
+          {.min_width = 0, .min_height = 0, .map = SplineMap::clipped},  // zuko's
+          {.bins = 3, .bound = 2, .min_slope = 0.1, .tails = Tails::circular, .map = SplineMap::clipped}};
 }
 
 /// Normal numbers of deviation sigma, as floats hold them.
@@ -426,6 +436,8 @@ TEST_CASE("splines refuse what cannot be", "[transformer]") {
         "RationalQuadratic: min_width is 0.125000, expected at least 1e-6 and less than 1 / bins = 0.125000");
   for (const double least : {0.0, 1.0, nan})
     CHECK(refusal({.min_slope = least}).find("min_slope is ") != std::string::npos);
+  CHECK(refusal({.min_width = -1, .map = SplineMap::clipped}) ==
+        "RationalQuadratic: min_width is -1.000000, expected at least 0 and less than 1 / bins = 0.125000");
   CHECK(refusal({.bins = 2000}).find("min_width is 0.001000, expected") != std::string::npos);
 }
 
@@ -443,6 +455,16 @@ TEST_CASE("splines are described by their options", "[transformer]") {
     CHECK(RationalQuadratic<float>::from_options(RationalQuadratic<float>({.tails = tails}).options())
               .spline_options()
               .tails == tails);
+
+  CHECK(!options.has("map"));  // nor in files that were written before there was one
+  const SplineOptions clipped{.min_width = 0, .min_height = 0, .map = SplineMap::clipped};
+  const Options described = RationalQuadratic<float>(clipped).options();
+  CHECK(described.get<std::string>("map") == "clipped");
+  CHECK(RationalQuadratic<float>::from_options(described).spline_options() == clipped);
+  Options unknown = options;
+  unknown.set("map", std::string("folded"));
+  CHECK(error_text<std::runtime_error>([&] { (void)RationalQuadratic<float>::from_options(unknown); }) ==
+        "map is 'folded', expected clipped or no such entry");
 
   Options odd = Options("rational_quadratic");
   odd.set("bins", std::int64_t{5}).set("tails", std::string("open"));

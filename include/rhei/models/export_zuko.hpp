@@ -10,7 +10,10 @@
 
 #include <array>
 #include <cmath>
+#include <cstdio>
+#include <cstdlib>
 #include <rhei/io/flow_file.hpp>
+#include <rhei/nn/activation.hpp>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -31,8 +34,8 @@ inline std::string python(double number) {
 }
 inline std::string python_tuple(const std::vector<Index>& sizes) {
   std::string text = "(";
-  for (const Index size : sizes) text += std::to_string(size) + ", ";
-  return text + ")";
+  for (const Index size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
+  return text + (sizes.size() == 1 ? ",)" : ")");
 }
 
 class ZukoExporter {

@@ -60,9 +60,9 @@ class ZukoImporter {
 
  private:
   AnyDistribution<S> read_base() {
-    const bool named = dict_.has("base.loc");  // releases before 1.4 number them
-    const RowVector<double> mean = dict_.row(named ? "base.loc" : "base._0", -1);
-    const RowVector<double> scale = dict_.row(named ? "base.scale" : "base._1", mean.size());
+    const bool numbered = dict_.has("base._0");  // as the arguments of a base are that are passed by position
+    const RowVector<double> mean = dict_.row(numbered ? "base._0" : "base.loc", -1);
+    const RowVector<double> scale = dict_.row(numbered ? "base._1" : "base.scale", mean.size());
     features_ = mean.size();
     if (!(scale.array() > 0).all())
       throw std::runtime_error("the scale of the base holds numbers that are not above 0");
