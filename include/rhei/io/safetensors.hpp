@@ -71,6 +71,9 @@ inline constexpr DtypeInfo kDtypes[] = {{"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"
                                         {"F16", 2},  {"BF16", 2}, {"U32", 4}, {"I32", 4}, {"F32", 4},
                                         {"U64", 8},  {"I64", 8},  {"F64", 8}};
 
+/// The name of a tensor in a message. Those of modules within modules are long, and tell at their end what they are.
+inline std::string quoted_name(std::string_view name) { return quoted(name, 200); }
+
 inline const DtypeInfo& info(Dtype dtype) { return kDtypes[static_cast<std::size_t>(dtype)]; }
 
 template <class T>
@@ -163,7 +166,7 @@ struct Tensor {
   }
 
  private:
-  [[nodiscard]] std::string what() const { return "tensor " + detail::quoted(name); }
+  [[nodiscard]] std::string what() const { return "tensor " + detail::quoted_name(name); }
 
   void check_dimensions(std::size_t count) const {
     if (shape.size() != count)

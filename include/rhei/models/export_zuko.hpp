@@ -62,7 +62,7 @@ class ZukoExporter {
 
  private:
   [[noreturn]] static void refuse(const std::string& layer, const std::string& what) {
-    throw std::invalid_argument("export_zuko: layer " + quoted(layer) + " " + what);
+    throw std::invalid_argument("export_zuko: layer " + quoted_name(layer) + " " + what);
   }
 
   void write_base(const Options& base) {
@@ -116,7 +116,7 @@ class ZukoExporter {
   void write_coupling(const Options& layer, const std::string& prefix, bool inverted) {
     const auto& net = layer.get<Options>("net");
     if (net.type() != "mlp")
-      refuse(prefix, "has a net of type " + quoted(net.type()) + ", expected mlp, which zuko has");
+      refuse(prefix, "has a net of type " + quoted_name(net.type()) + ", expected mlp, which zuko has");
     const std::string to = next();
     const auto moved = layer.get_sizes("transformed");
     std::string kept(static_cast<std::size_t>(dim_), '\1'), mask;

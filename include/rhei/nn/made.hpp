@@ -40,7 +40,7 @@ struct MadeOptions {
   Activation activation = Activation::relu;
   bool residual = false;        ///< pre-activation residual blocks rather than plain layers
   bool random_degrees = false;  ///< drawn (Germain et al. 2015, section 4.2) rather than spread evenly
-  /// The context enters s_0 as act(c W_c + b_c) rather than c W_c (nflows 0.14, transforms/made.py:274-276).
+  /// The context enters s_0 as act(c W_c + b_c) rather than c W_c (nflows 0.14, transforms/made.py:277).
   bool activated_context = false;
 };
 
