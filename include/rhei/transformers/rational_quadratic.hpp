@@ -246,10 +246,13 @@ class RationalQuadratic {
 
   /// exp(raw_j - max) of the K columns of `raw`, `stride` apart, and the side they make.
   Side make_side(const S* raw, Index stride, Part part, double least, S* exponentials) const {
-    L largest = part.load(raw);
+    const auto exponent_of = [&](Index j) {
+      const L value = part.load(raw + j * stride);
+      return is_clipped() ? clip(value, share_clip()) : value;
+    };
+    L largest = exponent_of(0);
     for (Index j = 0; j < options_.bins; ++j) {
-      const L given = part.load(raw + j * stride);
-      const L value = is_clipped() ? clip(given, share_clip()) : given;
+      const L value = exponent_of(j);
       value.store(exponentials + j * L::size);
       largest = max(largest, value);
     }
