@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Makes the fixtures of import_test.cpp beside itself: flows of zuko and nflows, as their state_dict, and what they give.
+"""Makes the fixtures of import_test.cpp beside itself: state_dicts of zuko and nflows, and what the flows give.
 
 For each NAME, NAME.safetensors is the state_dict and NAME.io.safetensors holds x (two rows of it in the tails), z,
 log_abs_det (from data to latent), log_prob, x_round_trip, and context where there is one. The files in the repository
@@ -61,7 +61,8 @@ def write_nflows(name, layers, features, context=0):
 
 torch.manual_seed(0)
 
-write_zuko("maf", zuko.flows.MAF(5, 2, transforms=2, randperm=True, hidden_features=(9, 12, 7), activation=nn.ELU), 5, 2)
+maf = zuko.flows.MAF(5, 2, transforms=2, randperm=True, hidden_features=(9, 12, 7), activation=nn.ELU)
+write_zuko("maf", maf, 5, 2)
 write_zuko("maf_passes", zuko.flows.MAF(7, 0, transforms=2, passes=3, randperm=True, hidden_features=(12,)), 7)
 write_zuko("maf_linear", zuko.flows.MAF(3, 1, transforms=2, hidden_features=()), 3, 1)
 write_zuko("nsf", zuko.flows.NSF(3, 2, transforms=2, bins=5, hidden_features=(10, 8)), 3, 2)
@@ -101,12 +102,38 @@ NSF_C = transforms.PiecewiseRationalQuadraticCouplingTransform
 bounded = dict(tails="linear", tail_bound=3.0)
 plain = dict(use_residual_blocks=False)
 
-write_nflows("maf_residual", [transforms.ReversePermutation(5), MAF(5, 8, 2), transforms.RandomPermutation(5), MAF(5, 8, 2, num_blocks=1)], 5, 2)
-write_nflows("maf_plain", [MAF(4, 8, 2, **plain), transforms.InverseTransform(MAF(4, 9, 2, random_mask=True, num_blocks=1, **plain))], 4, 2)
-write_nflows("nsf_ar", [NSF_AR(3, 8, num_bins=6, **bounded), transforms.LULinear(3, identity_init=False), NSF_AR(3, 8, num_bins=6, num_blocks=1, **plain, **bounded)], 3)
-steps = [
-    transforms.CompositeTransform([transforms.RandomPermutation(5), transforms.LULinear(5), NSF_C(alternate(5, i), net(3, activation=torch.tanh), num_bins=4, **bounded)])
+layers = [
+    transforms.ReversePermutation(5),
+    MAF(5, 8, 2),
+    transforms.RandomPermutation(5),
+    MAF(5, 8, 2, num_blocks=1),
+]
+write_nflows("maf_residual", layers, 5, 2)
+layers = [
+    MAF(4, 8, 2, **plain),
+    transforms.InverseTransform(MAF(4, 9, 2, random_mask=True, num_blocks=1, **plain)),
+]
+write_nflows("maf_plain", layers, 4, 2)
+layers = [
+    NSF_AR(3, 8, num_bins=6, **bounded),
+    transforms.LULinear(3, identity_init=False),
+    NSF_AR(3, 8, num_bins=6, num_blocks=1, **plain, **bounded),
+]
+write_nflows("nsf_ar", layers, 3)
+layers = [
+    transforms.CompositeTransform(
+        [
+            transforms.RandomPermutation(5),
+            transforms.LULinear(5),
+            NSF_C(alternate(5, i), net(3, activation=torch.tanh), num_bins=4, **bounded),
+        ]
+    )
     for i in range(2)
 ]
-write_nflows("nsf_coupling", steps, 5, 3)
-write_nflows("realnvp", [transforms.ActNorm(5), transforms.AffineCouplingTransform(alternate(5, 0), net(None)), transforms.AdditiveCouplingTransform(alternate(5, 1), net(None, num_blocks=1))], 5)
+write_nflows("nsf_coupling", layers, 5, 3)
+layers = [
+    transforms.ActNorm(5),
+    transforms.AffineCouplingTransform(alternate(5, 0), net(None)),
+    transforms.AdditiveCouplingTransform(alternate(5, 1), net(None, num_blocks=1)),
+]
+write_nflows("realnvp", layers, 5)
