@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <rhei/io/flow_file.hpp>
 #include <rhei/models/import_nflows.hpp>
 #include <rhei/models/import_zuko.hpp>
 
