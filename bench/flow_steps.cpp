@@ -1,67 +1,148 @@
 // SPDX-License-Identifier: MIT
 
 /// \file
-/// The work people do: one training step, log_prob and sample of a named flow. Names are CASE/OP/threads:N.
+/// The work people do: a training step, log_prob and sample of the named cases. Names are CASE/OP/threads:N; times are
+/// by the wall clock, N the library's own threads on one batch. Counters:
+///
+///   floor       part of the time that the floor would take (support/cost.hpp), 1 at best
+///   p50, p99    of a single event (cases of one row), in seconds, the two readings of the clock (some 50 ns) included
+///
+/// `flow_steps --cases` prints the cases with their shapes, parameters and multiply-adds as JSON, and `--rates` the
+/// measured rates behind the floor.
 
 #include <benchmark/benchmark.h>
 
-#include <rhei/models/realnvp.hpp>
-#include <rhei/train/trainer.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <rhei/io/json.hpp>
+#include <string>
+
+#include "support/cases.hpp"
+#include "support/cost.hpp"
+#include "support/flow_work.hpp"
 
 namespace {
 
-using namespace rhei;
+using namespace bench;
+using rhei::Json;
+using Clock = std::chrono::steady_clock;
 
-Matrix<float> normal_rows(Index n, Index dim) {
-  Rng rng(1);
-  Matrix<float> x(n, dim);
-  rng.fill_normal(x);
-  return x;
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+const Rates& rates() {
+  static const Rates measured = measure_rates();
+  return measured;
 }
 
-/// RealNVP on 2 features: 8 couplings, MLP 64-64, ReLU, batch 256.
-constexpr Index kBatch = 256;
-auto realnvp_2d() {
-  Rng rng(7);
-  return models::realnvp<float>(2, {.layers = 8, .hidden = {64, 64}}, rng);
+void run(FlowWork& work, Op op) {
+  switch (op) {
+    case Op::train_step:
+      return work.train_step();
+    case Op::log_prob:
+      return work.log_prob();
+    case Op::sample:
+      return work.sample();
+  }
 }
 
-void realnvp_2d_train_step(benchmark::State& state) {
-  auto flow = realnvp_2d();
-  Trainer trainer(flow, {}, static_cast<int>(state.range(0)));
-  const Matrix<float> x = normal_rows(kBatch, 2);
-  trainer.step({.x = x}, 1e-4);
-  for (auto _ : state) benchmark::DoNotOptimize(trainer.step({.x = x}, 1e-4));
-  state.SetItemsProcessed(state.iterations() * kBatch);
-}
-
-void realnvp_2d_log_prob(benchmark::State& state) {
-  const auto flow = realnvp_2d();
-  decltype(realnvp_2d())::Cache cache;
-  const Matrix<float> x = normal_rows(kBatch, 2), no_context;
-  Vector<float> log_p(kBatch);
+void time_batches(benchmark::State& state, const Case& c, Op op, int threads) {
+  const auto work = make_flow_work(c, threads);
+  run(*work, op);
+  const auto begin = Clock::now();
   for (auto _ : state) {
-    flow.log_prob(x, no_context, log_p, cache);
+    run(*work, op);
     benchmark::ClobberMemory();
   }
-  state.SetItemsProcessed(state.iterations() * kBatch);
+  const double seconds = seconds_since(begin) / static_cast<double>(state.iterations());
+  state.SetItemsProcessed(state.iterations() * c.rows);
+  state.counters["floor"] = work->cost(op).seconds(rates()) / threads / seconds;
 }
 
-void realnvp_2d_sample(benchmark::State& state) {
-  const auto flow = realnvp_2d();
-  decltype(realnvp_2d())::Cache cache;
-  const Matrix<float> no_context;
-  Matrix<float> x(kBatch, 2);
-  Rng rng(3);
+void time_events(benchmark::State& state, const Case& c, Op op) {
+  const auto work = make_flow_work(c, 1);
+  for (int i = 0; i < 100; ++i) run(*work, op);
+  std::vector<double> seconds;
+  seconds.reserve(static_cast<std::size_t>(state.max_iterations));
   for (auto _ : state) {
-    flow.sample(rng, no_context, x, cache);
+    const auto begin = Clock::now();
+    run(*work, op);
     benchmark::ClobberMemory();
+    seconds.push_back(seconds_since(begin));
+    state.SetIterationTime(seconds.back());
   }
-  state.SetItemsProcessed(state.iterations() * kBatch);
+  const auto quantile = [&](double part) {
+    const auto place = seconds.begin() + static_cast<std::ptrdiff_t>(part * static_cast<double>(seconds.size() - 1));
+    std::nth_element(seconds.begin(), place, seconds.end());
+    return *place;
+  };
+  state.counters["p50"] = quantile(0.5);
+  state.counters["p99"] = quantile(0.99);
+  state.counters["floor"] = work->cost(op).seconds(rates()) / quantile(0.5);
+}
+
+void register_case(const Case& c) {
+  const std::string name(c.name);
+  for (const Op op : {Op::train_step, Op::log_prob, Op::sample}) {
+    if (c.rows == 1 && op == Op::train_step) continue;
+    const std::string of_op = name + "/" + std::string(op_names[static_cast<std::size_t>(op)]) + "/threads:";
+    if (c.rows == 1) {
+      benchmark::RegisterBenchmark((of_op + "1").c_str(),
+                                   [&c, op](benchmark::State& state) { time_events(state, c, op); })
+          ->UseManualTime()
+          ->Unit(benchmark::kMicrosecond);
+      continue;
+    }
+    for (const int threads : {1, 2})
+      benchmark::RegisterBenchmark((of_op + std::to_string(threads)).c_str(),
+                                   [&c, op, threads](benchmark::State& s) { time_batches(s, c, op, threads); })
+          ->UseRealTime()
+          ->Unit(benchmark::kMicrosecond);
+  }
+}
+
+Json described(const Case& c) {
+  const auto work = make_flow_work(c, 1);
+  Json json = Json::Object{{"name", c.name},   {"family", family_names[static_cast<std::size_t>(c.family)]},
+                           {"dim", c.dim},     {"layers", c.layers},
+                           {"width", c.width}, {"parts", c.parts},
+                           {"rows", c.rows},   {"parameters", work->parameters()}};
+  json["multiply_adds"] = work->cost(Op::log_prob).multiply_adds / c.rows;
+  return json;
+}
+
+Json described(const Rates& r) {
+  return Json::Object{{"gemm_gflops", 2e-9 / r.multiply_add},
+                      {"gemm_size", r.best_size},
+                      {"pass_ns", 1e9 * r.pass},
+                      {"exp_ns", 1e9 * r.exp},
+                      {"log_ns", 1e9 * r.log},
+                      {"tanh_ns", 1e9 * r.tanh},
+                      {"divide_ns", 1e9 * r.divide},
+                      {"normal_ns", 1e9 * r.normal},
+                      {"adam_ns", 1e9 * r.adam}};
 }
 
 }  // namespace
 
-BENCHMARK(realnvp_2d_train_step)->Name("realnvp-2d/train_step")->ArgName("threads")->Arg(1)->Arg(2)->UseRealTime();
-BENCHMARK(realnvp_2d_log_prob)->Name("realnvp-2d/log_prob/threads:1");
-BENCHMARK(realnvp_2d_sample)->Name("realnvp-2d/sample/threads:1");
+int main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (std::string_view(argv[i]) == "--cases") {
+      Json list = Json::Array{};
+      for (const Case& c : cases) list.push_back(described(c));
+      std::puts(list.text(2).c_str());
+      return 0;
+    }
+    if (std::string_view(argv[i]) == "--rates") {
+      std::puts(described(rates()).text(2).c_str());
+      return 0;
+    }
+  }
+  for (const Case& c : cases) register_case(c);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  const Json measured = described(rates());
+  for (const auto& [name, value] : measured.members()) benchmark::AddCustomContext(name, value.text());
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+}
