@@ -5,6 +5,7 @@
 /// is inline, and succeeds only if both see the same library.
 
 #include <cstdint>
+#include <iomanip>  // argument-dependent lookup must not find what others define (std::quoted, once)
 #include <rhei/rhei.hpp>
 
 rhei::Matrix<float> draw_elsewhere(std::uint64_t seed);

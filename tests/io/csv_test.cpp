@@ -50,7 +50,7 @@ TEST_CASE("CSV in its many dresses", "[io][csv]") {
            "+1,-2.5\n+3E+2,+2.5e-1\n",
            "1.,-2.50\n300.000,00.25\n",
        }) {
-    CAPTURE(detail::quoted(text));
+    CAPTURE(detail::in_quotes(text));
     if (has(text, "\" 0.25\"")) {  // blanks inside quotes belong to the field
       CHECK(has(refusal_of(text), "line 2, column 2: found \" 0.25\""));
       continue;

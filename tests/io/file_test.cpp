@@ -110,12 +110,12 @@ TEST_CASE("replacing follows links and keeps permissions", "[io][file]") {
 }
 
 TEST_CASE("text in messages is short, on one line and cut between characters", "[io][file]") {
-  CHECK(detail::quoted("abc") == "\"abc\"");
-  CHECK(detail::quoted(std::string_view("a\n\x01\0", 4)) == "\"a\\x0a\\x01\\x00\"");
+  CHECK(detail::in_quotes("abc") == "\"abc\"");
+  CHECK(detail::in_quotes(std::string_view("a\n\x01\0", 4)) == "\"a\\x0a\\x01\\x00\"");
   // in names of their own: g++ 12 sees an overflow in sums of strings like these
   const std::string many(50, 'a'), forty(40, 'a'), fewer(39, 'a'), cut = fewer + "\xc3\xa4z", quote = "\"";
-  CHECK(detail::quoted(many) == quote + forty + "...\"");
-  CHECK(detail::quoted(cut) == quote + fewer + "...\"");
+  CHECK(detail::in_quotes(many) == quote + forty + "...\"");
+  CHECK(detail::in_quotes(cut) == quote + fewer + "...\"");
 }
 
 TEST_CASE("sizes of arrays are counted without overflow", "[io][file]") {

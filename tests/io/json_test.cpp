@@ -98,7 +98,7 @@ TEST_CASE("JSON strings, escapes and UTF-8", "[io][json]") {
 
   for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xff", "\xc3\xc3\xa4"}) {
-    CAPTURE(detail::quoted(bad));
+    CAPTURE(detail::in_quotes(bad));
     CHECK(refusal_of("\"ab" + std::string(bad) + "\"") == "JSON text: byte 3: not valid UTF-8");
     CHECK(has(refusal<std::invalid_argument>([&] { static_cast<void>(Json(bad).text()); }), "expected UTF-8"));
   }

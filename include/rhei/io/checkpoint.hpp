@@ -104,7 +104,8 @@ inline void restore(FitState& state, const SafeTensors& file, const std::string&
         throw std::runtime_error("the metadata has no '" + key + "'" +
                                  (is_ours ? "" : ": this is not a checkpoint of rhei"));
       if (found->second != wanted)
-        throw std::runtime_error(key + " is " + detail::quoted(found->second) + ", expected " + detail::quoted(wanted));
+        throw std::runtime_error(key + " is " + detail::in_quotes(found->second) + ", expected " +
+                                 detail::in_quotes(wanted));
     };
     expect("format", std::string(detail::kCheckpointFormat), false);
     expect("format_version", std::string(detail::kCheckpointVersion), false);

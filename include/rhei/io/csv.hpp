@@ -206,9 +206,9 @@ class CsvParser {
 
   [[noreturn, gnu::cold]] void fail(std::size_t column, const std::string& field,
                                     const char* expected = "a number") const {
-    const std::string name = column < names_.size() ? " (" + quoted(names_[column]) + ")" : "";
+    const std::string name = column < names_.size() ? " (" + in_quotes(names_[column]) + ")" : "";
     throw_file(source_, "line " + std::to_string(line_) + ", column " + std::to_string(column + 1) + name + ": found " +
-                            (field.empty() ? "an empty field" : quoted(field)) + ", expected " + expected);
+                            (field.empty() ? "an empty field" : in_quotes(field)) + ", expected " + expected);
   }
   [[noreturn, gnu::cold]] void fail_ragged(std::string_view line) {
     std::size_t count = 0;
@@ -263,7 +263,7 @@ inline std::string format_csv(const Table& table) {
                                             ", expected one for each of the " + std::to_string(values.cols()) +
                                             " columns");
   if (!names.empty() && std::none_of(names.begin(), names.end(), detail::is_name))
-    detail::throw_invalid("format_csv", "names begin with " + detail::quoted(names.front()) +
+    detail::throw_invalid("format_csv", "names begin with " + detail::in_quotes(names.front()) +
                                             " and are all numbers or empty, expected one that is not, "
                                             "since they would be read as a row");
   std::string out;

@@ -36,7 +36,7 @@ namespace detail {
 }
 
 /// Text from a file as a message shows it: in quotes, on one line, and no longer than `limit` bytes.
-inline std::string quoted(std::string_view text, std::size_t limit = 40) {
+inline std::string in_quotes(std::string_view text, std::size_t limit = 40) {
   std::size_t shown = text.size();
   if (shown > limit)  // do not cut a UTF-8 character in two
     for (shown = limit; shown > limit - 3 && (text[shown] & 0xc0) == 0x80;) --shown;

@@ -106,7 +106,7 @@ void fill(Model& model, const SafeTensors& file) {
   for_each_parameter(model, read);
   for_each_state(model, read);
   if (!unused.empty())
-    throw std::runtime_error("tensor " + quoted(*unused.begin()) + " belongs to no part of the flow");
+    throw std::runtime_error("tensor " + in_quotes(*unused.begin()) + " belongs to no part of the flow");
   rhei::check_state(model);
 }
 
@@ -121,7 +121,7 @@ inline Options read_architecture(const SafeTensors& file) {
   };
   const auto expect = [&](const std::string& key, std::string_view value) {
     if (entry(key) != value)
-      throw std::runtime_error("the " + key + " is " + quoted(entry(key)) + ", expected " + quoted(value));
+      throw std::runtime_error("the " + key + " is " + in_quotes(entry(key)) + ", expected " + in_quotes(value));
   };
   expect("format", "rhei");
   expect("format_version", kFormatVersion);
@@ -143,7 +143,7 @@ inline std::string architecture_difference(const Json& file, const Json& flow, c
       if (auto inner = architecture_difference(*theirs, value, where + "." + name); !inner.empty()) return inner;
     }
     for (const auto& [name, value] : file.members())
-      if (!flow.contains(name)) return where + " has " + quoted(name) + ", which is not expected";
+      if (!flow.contains(name)) return where + " has " + in_quotes(name) + ", which is not expected";
     return {};
   }
   if (file.is<Json::Array>() && flow.is<Json::Array>()) {

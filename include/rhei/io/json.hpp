@@ -127,15 +127,15 @@ class Json {
         names += ", ...";
         break;
       }
-      names += (names.empty() ? "" : ", ") + detail::quoted(name);
+      names += (names.empty() ? "" : ", ") + detail::in_quotes(name);
     }
-    throw std::runtime_error("JSON object has no key " + detail::quoted(key) + ", found " +
+    throw std::runtime_error("JSON object has no key " + detail::in_quotes(key) + ", found " +
                              (names.empty() ? "no key at all" : names));
   }
   /// The member of an object as a T (see as()); throws when it is absent.
   template <class T>
   [[nodiscard]] T get(std::string_view key) const {
-    return at(key).as<T>("JSON key " + detail::quoted(key));
+    return at(key).as<T>("JSON key " + detail::in_quotes(key));
   }
   /// The same, with a value for when it is absent (and only then).
   template <class T>
@@ -168,7 +168,7 @@ class Json {
 
  private:
   [[nodiscard]] std::string describe() const {
-    if (const auto* string = std::get_if<std::string>(&value_)) return "the string " + detail::quoted(*string);
+    if (const auto* string = std::get_if<std::string>(&value_)) return "the string " + detail::in_quotes(*string);
     if (const auto* array = std::get_if<Array>(&value_)) return "an array of " + std::to_string(array->size());
     if (std::holds_alternative<Object>(value_)) return "an object";
     return text();
@@ -184,7 +184,7 @@ class Json {
   }
   const Object& expect_object_with(std::string_view key) const {
     const auto* object = std::get_if<Object>(&value_);
-    if (!object) mismatch("JSON value", "an object with the key " + detail::quoted(key));
+    if (!object) mismatch("JSON value", "an object with the key " + detail::in_quotes(key));
     return *object;
   }
 
@@ -263,7 +263,7 @@ class JsonParser {
   }
   [[noreturn]] void fail_here(const char* expected) const { fail(at_, "found " + found() + ", expected " + expected); }
   [[nodiscard]] std::string found() const {
-    return at_ < text_.size() ? quoted(text_.substr(at_, 10)) : std::string("the end of the text");
+    return at_ < text_.size() ? in_quotes(text_.substr(at_, 10)) : std::string("the end of the text");
   }
 
   [[nodiscard]] char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -324,7 +324,7 @@ class JsonParser {
     std::sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) { return key(a) < key(b); });
     for (std::size_t i = 1; i < order.size(); ++i)
       if (members[order[i]].first == members[order[i - 1]].first)
-        fail(offsets[order[i]], "the key " + quoted(members[order[i]].first) + " came before");
+        fail(offsets[order[i]], "the key " + in_quotes(members[order[i]].first) + " came before");
   }
 
   Json parse_array(int depth) {
@@ -408,7 +408,7 @@ class JsonParser {
     if (std::int64_t whole; integer && std::from_chars(first, last, whole).ec == std::errc{}) return whole;
     double value = 0;
     if (std::from_chars(first, last, value).ec != std::errc{})
-      fail(start, "the number " + quoted(text_.substr(start, at_ - start)) + " is beyond the range of double");
+      fail(start, "the number " + in_quotes(text_.substr(start, at_ - start)) + " is beyond the range of double");
     return value;
   }
 
@@ -419,7 +419,7 @@ class JsonParser {
 
 inline void append_json_string(std::string& out, std::string_view text) {
   if (find_invalid_utf8(text) != std::string_view::npos)
-    throw std::invalid_argument("Json: string is " + quoted(text) + ", expected UTF-8");
+    throw std::invalid_argument("Json: string is " + in_quotes(text) + ", expected UTF-8");
   out += '"';
   for (const char c : text) {
     const auto* escape = std::find_if(std::begin(kJsonEscapes), std::end(kJsonEscapes),

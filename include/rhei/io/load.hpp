@@ -117,7 +117,7 @@ class Registry {
   /// \throws std::runtime_error for a type that is not known and for what its from_options() refuses.
   [[nodiscard]] AnyFlow<S> make_flow(const Options& options) const {
     if (options.type() != AnyFlow<S>::type)
-      throw std::runtime_error("the type is " + detail::quoted(options.type()) + ", expected \"flow\"");
+      throw std::runtime_error("the type is " + detail::in_quotes(options.type()) + ", expected \"flow\"");
     Index left = options.size_limit();
     auto base = detail::refuse_at("base", [&] {
       const auto& described = options.get<Options>("base");
@@ -163,13 +163,13 @@ class Registry {
   template <class Part>
   static Part make(const Makers<Part>& makers, const std::string& key, Options options, Index& left) {
     const auto maker = makers.find(key);
-    if (maker == makers.end()) throw std::runtime_error(detail::quoted(key) + " is no type that the registry has");
+    if (maker == makers.end()) throw std::runtime_error(detail::in_quotes(key) + " is no type that the registry has");
     options.limit_sizes(left);
     Part part = maker->second(options);
     const auto count = [&](std::string_view, const auto& values) { left -= static_cast<Index>(values.size()); };
     for_each_parameter(std::as_const(part), count);
     for_each_state(std::as_const(part), count);
-    if (left < 0) throw std::runtime_error("with " + detail::quoted(key) + " the flow is larger than the file");
+    if (left < 0) throw std::runtime_error("with " + detail::in_quotes(key) + " the flow is larger than the file");
     return part;
   }
 

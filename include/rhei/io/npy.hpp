@@ -61,7 +61,7 @@ class NpyHeader {
       const std::string key = parse_string("a key in quotes");
       expect(':');
       const auto once = [&](bool& has) {
-        if (has) fail("the key " + quoted(key) + " came before");
+        if (has) fail("the key " + in_quotes(key) + " came before");
         has = true;
       };
       if (key == "descr") {
@@ -75,7 +75,7 @@ class NpyHeader {
         once(has_shape);
         array.shape = parse_shape();
       } else {
-        fail("found the key " + quoted(key) + ", expected descr, fortran_order or shape");
+        fail("found the key " + in_quotes(key) + ", expected descr, fortran_order or shape");
       }
       if (accept('}')) break;
       expect(',');
@@ -90,7 +90,7 @@ class NpyHeader {
  private:
   [[noreturn]] void fail(const std::string& what) const { throw_file(source_, "NPY header: " + what); }
   [[noreturn]] void fail_here(const std::string& expected) const {
-    fail("found " + (at_ < text_.size() ? quoted(text_.substr(at_, 10)) : std::string("the end")) + " at byte " +
+    fail("found " + (at_ < text_.size() ? in_quotes(text_.substr(at_, 10)) : std::string("the end")) + " at byte " +
          std::to_string(at_) + " of the header, expected " + expected);
   }
   void skip_spaces() {
@@ -223,7 +223,7 @@ inline Matrix<double> parse_npy(std::string_view bytes, std::string_view source 
   const detail::NpyArray array = detail::split_npy(bytes, source);
   for (const auto& [name, read] : types)
     if (array.type == name) return read(array);
-  detail::throw_file(source, "has values of type " + detail::quoted(array.type) +
+  detail::throw_file(source, "has values of type " + detail::in_quotes(array.type) +
                                  ", expected little-endian floats of 4 or 8 bytes or integers of 1, 2, 4 or 8");
 }
 
@@ -235,8 +235,8 @@ template <Real S>
 Matrix<S> parse_npy_exactly(std::string_view bytes, std::string_view source = "NPY data") {
   const detail::NpyArray array = detail::split_npy(bytes, source);
   if (array.type != detail::npy_name<S>())
-    detail::throw_file(source, "has values of type " + detail::quoted(array.type) + ", expected " +
-                                   detail::quoted(detail::npy_name<S>()));
+    detail::throw_file(source, "has values of type " + detail::in_quotes(array.type) + ", expected " +
+                                   detail::in_quotes(detail::npy_name<S>()));
   return detail::npy_matrix<S, S>(array);
 }
 

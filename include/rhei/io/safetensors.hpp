@@ -72,7 +72,7 @@ inline constexpr DtypeInfo kDtypes[] = {{"BOOL", 1}, {"U8", 1},   {"I8", 1},  {"
                                         {"U64", 8},  {"I64", 8},  {"F64", 8}};
 
 /// The name of a tensor in a message. Those of modules within modules are long, and tell at their end what they are.
-inline std::string quoted_name(std::string_view name) { return quoted(name, 200); }
+inline std::string name_in_quotes(std::string_view name) { return in_quotes(name, 200); }
 
 inline const DtypeInfo& info(Dtype dtype) { return kDtypes[static_cast<std::size_t>(dtype)]; }
 
@@ -166,7 +166,7 @@ struct Tensor {
   }
 
  private:
-  [[nodiscard]] std::string what() const { return "tensor " + detail::quoted_name(name); }
+  [[nodiscard]] std::string what() const { return "tensor " + detail::name_in_quotes(name); }
 
   void check_dimensions(std::size_t count) const {
     if (shape.size() != count)
@@ -234,10 +234,10 @@ class SafeTensors {
     tensor.check("SafeTensors::add");
     if (tensor.name == "__metadata__" || detail::find_invalid_utf8(tensor.name) != std::string::npos)
       detail::throw_invalid("SafeTensors::add",
-                            "name is " + detail::quoted(tensor.name) + ", expected UTF-8 and not __metadata__");
+                            "name is " + detail::in_quotes(tensor.name) + ", expected UTF-8 and not __metadata__");
     if (!index_.try_emplace(tensor.name, tensors_.size()).second)
       detail::throw_invalid("SafeTensors::add",
-                            "name is " + detail::quoted(tensor.name) + ", expected one that was not added before");
+                            "name is " + detail::in_quotes(tensor.name) + ", expected one that was not added before");
     tensors_.push_back(std::move(tensor));
   }
 
@@ -249,7 +249,8 @@ class SafeTensors {
   [[nodiscard]] const Tensor& at(const std::string& name) const {
     const auto found = index_.find(name);
     if (found == index_.end())
-      throw std::runtime_error("no tensor is named " + detail::quoted(name) + " among the " + std::to_string(size()));
+      throw std::runtime_error("no tensor is named " + detail::in_quotes(name) + " among the " +
+                               std::to_string(size()));
     return tensors_[found->second];
   }
 
@@ -272,11 +273,11 @@ struct TensorEntry {
 inline TensorEntry parse_tensor_entry(const std::string& name, const Json& json, std::uint64_t data_size) {
   for (const auto& [key, value] : json.members("the entry"))
     if (key != "dtype" && key != "shape" && key != "data_offsets")
-      throw std::runtime_error("found the key " + quoted(key) + ", expected dtype, shape and data_offsets");
+      throw std::runtime_error("found the key " + in_quotes(key) + ", expected dtype, shape and data_offsets");
   const auto dtype_name = json.get<std::string>("dtype");
   const auto* dtype = std::find_if(std::begin(kDtypes), std::end(kDtypes),
                                    [&](const DtypeInfo& known) { return known.name == dtype_name; });
-  if (dtype == std::end(kDtypes)) throw std::runtime_error("dtype is " + quoted(dtype_name) + ", which is not read");
+  if (dtype == std::end(kDtypes)) throw std::runtime_error("dtype is " + in_quotes(dtype_name) + ", which is not read");
 
   const auto offsets = json.get<std::vector<std::uint64_t>>("data_offsets");
   if (offsets.size() != 2 || offsets[0] > offsets[1] || offsets[1] > data_size)
@@ -312,7 +313,7 @@ inline std::vector<std::size_t> data_order(const std::vector<TensorEntry>& entri
   for (const std::size_t i : order) {
     if (entries[i].begin > covered) hole(entries[i].begin);
     if (entries[i].begin < covered)
-      throw_file(source, "tensor " + quoted(entries[i].tensor.name) + " begins at byte " +
+      throw_file(source, "tensor " + in_quotes(entries[i].tensor.name) + " begins at byte " +
                              std::to_string(entries[i].begin) +
                              " of the data, inside of another tensor, which ends at " + std::to_string(covered));
     covered = entries[i].end;
@@ -327,20 +328,20 @@ inline std::vector<TensorEntry> parse_safetensors_header(std::string_view header
                                                          std::map<std::string, std::string>& metadata) {
   const auto length = header.find_last_not_of(' ') + 1;  // spaces may follow; 0 if there is nothing else
   if (length == 0 || header.front() != '{' || header[length - 1] != '}')
-    throw_file(source, "the header begins with " + quoted(header.substr(0, 10)) + ", expected { ... } and spaces");
+    throw_file(source, "the header begins with " + in_quotes(header.substr(0, 10)) + ", expected { ... } and spaces");
   const std::string where = std::string(source) + ": header";
   const Json json = parse_json(header.substr(0, length), where);
   std::vector<TensorEntry> entries;
   for (const auto& [name, value] : json.members()) {
     if (name == "__metadata__") {
       for (const auto& [key, text] : value.members(where + ", __metadata__"))
-        metadata[key] = text.as<std::string>(where + ", __metadata__ " + quoted(key));
+        metadata[key] = text.as<std::string>(where + ", __metadata__ " + in_quotes(key));
       continue;
     }
     try {
       entries.push_back(parse_tensor_entry(name, value, data_size));
     } catch (const std::runtime_error& error) {
-      throw_file(source, "tensor " + quoted(name) + ": " + error.what());
+      throw_file(source, "tensor " + in_quotes(name) + ": " + error.what());
     }
   }
   return entries;

@@ -62,7 +62,7 @@ class ZukoExporter {
 
  private:
   [[noreturn]] static void refuse(const std::string& layer, const std::string& what) {
-    throw std::invalid_argument("export_zuko: layer " + quoted_name(layer) + " " + what);
+    throw std::invalid_argument("export_zuko: layer " + name_in_quotes(layer) + " " + what);
   }
 
   void write_base(const Options& base) {
@@ -71,7 +71,7 @@ class ZukoExporter {
       mean = row("base.mean");
       log_scale = row("base.log_scale");
     } else if (base.type() != "standard_normal") {
-      throw std::invalid_argument("export_zuko: the base is " + quoted(base.type()) +
+      throw std::invalid_argument("export_zuko: the base is " + in_quotes(base.type()) +
                                   ", expected standard_normal or diagonal_normal");
     }
     add("base.loc", mean);
@@ -96,7 +96,7 @@ class ZukoExporter {
     } else if (type == "actnorm" || type == "elementwise_affine") {
       write_affine(prefix, inverted);
     } else {
-      refuse(prefix, "is " + quoted(type) +
+      refuse(prefix, "is " + in_quotes(type) +
                          ", expected coupling, autoregressive, actnorm or elementwise_affine, which zuko has");
     }
   }
@@ -116,7 +116,7 @@ class ZukoExporter {
   void write_coupling(const Options& layer, const std::string& prefix, bool inverted) {
     const auto& net = layer.get<Options>("net");
     if (net.type() != "mlp")
-      refuse(prefix, "has a net of type " + quoted_name(net.type()) + ", expected mlp, which zuko has");
+      refuse(prefix, "has a net of type " + name_in_quotes(net.type()) + ", expected mlp, which zuko has");
     const std::string to = next();
     const auto moved = layer.get_sizes("transformed");
     std::string kept(static_cast<std::size_t>(dim_), '\1'), mask;
@@ -240,7 +240,7 @@ class ZukoExporter {
              end + ", shapes=[(" + bins + ",), (" + bins + ",), (" + std::to_string(transformer.get_size("bins") - 1) +
              ",)]";
     }
-    refuse(prefix, "has a transformer of type " + quoted(type) + ", expected shift, affine or rational_quadratic");
+    refuse(prefix, "has a transformer of type " + in_quotes(type) + ", expected shift, affine or rational_quadratic");
   }
 
   // ---- tensors

@@ -87,9 +87,9 @@ class NflowsImporter {
     std::string known;
     for (const auto& [mark, read] : kinds) {
       if (dict_.has_under(prefix + std::string(mark))) return (this->*read)(prefix);
-      known += (known.empty() ? "" : ", ") + quoted(mark);
+      known += (known.empty() ? "" : ", ") + in_quotes(mark);
     }
-    throw std::runtime_error("tensor " + quoted_name(dict_.first_unused(prefix)) +
+    throw std::runtime_error("tensor " + name_in_quotes(dict_.first_unused(prefix)) +
                              " is of a transform that is not known, expected one of " + known + " at its place");
   }
 
@@ -140,20 +140,20 @@ class NflowsImporter {
     const auto kept = dict_.integers(prefix + "identity_features", -1);
     const auto moved = dict_.integers(prefix + "transform_features", -1);
     if (!std::is_sorted(kept.begin(), kept.end()) || !std::is_sorted(moved.begin(), moved.end()))
-      throw std::runtime_error("tensors " + quoted_name(prefix + "identity_features") +
+      throw std::runtime_error("tensors " + name_in_quotes(prefix + "identity_features") +
                                " and 'transform_features' do not " + "ascend, expected ascending features");
     const Index dim = static_cast<Index>(kept.size() + moved.size()), count = static_cast<Index>(moved.size());
     std::vector<std::int64_t> all = kept;
     all.insert(all.end(), moved.begin(), moved.end());
     if (const std::string defect = permutation_defect(all); !defect.empty())
-      throw std::runtime_error("tensors " + quoted_name(prefix + "identity_features") +
+      throw std::runtime_error("tensors " + name_in_quotes(prefix + "identity_features") +
                                " and 'transform_features': " + defect);
 
     const std::string net = prefix + "transform_net.";
     const Dense<double> initial = read_linear(dict_, net + "initial_layer.", -1, -1);
     const Index width = initial.bias.size(), context = initial.weight.rows() - static_cast<Index>(kept.size());
     if (context < 0)
-      throw std::runtime_error("tensor " + quoted_name(net + "initial_layer.weight") + " takes " +
+      throw std::runtime_error("tensor " + name_in_quotes(net + "initial_layer.weight") + " takes " +
                                std::to_string(initial.weight.rows()) + " inputs, expected at least the " +
                                std::to_string(kept.size()) + " features that are kept");
     const Index blocks = dict_.count(net + "blocks.");
@@ -209,7 +209,7 @@ class NflowsImporter {
         for (Index j = 0; j < mask.cols(); ++j) {
           const auto in = degrees[static_cast<std::size_t>(i)], out = given[static_cast<std::size_t>(j)];
           if ((mask(i, j) != 0) != (is_output ? out > in : out >= in))
-            throw std::runtime_error("tensors " + quoted_name(net + name + "mask") +
+            throw std::runtime_error("tensors " + name_in_quotes(net + name + "mask") +
                                      " and 'degrees' contradict each other");
         }
       degrees = given;
@@ -246,7 +246,7 @@ class NflowsImporter {
     std::vector<std::int64_t> keys(static_cast<std::size_t>(dim));
     std::iota(keys.begin(), keys.end(), 0);
     auto [made, order] = make_made<S>(std::move(masked), splines ? spline_outputs(numbers, 1) : affine_outputs(), keys,
-                                      options_.activation, "the net " + quoted_name(net));
+                                      options_.activation, "the net " + name_in_quotes(net));
     if (splines) return Autoregressive(std::move(made), InvertedTransformer(spline(numbers)), std::move(order));
     return Autoregressive(std::move(made), InvertedTransformer(Affine<S>(ScaleMap::softplus(kLeast))),
                           std::move(order));
@@ -254,12 +254,12 @@ class NflowsImporter {
 
   static void check_blocks(const std::string& net, Index blocks) {
     if (blocks == 0)
-      throw std::runtime_error("the net " + quoted_name(net) +
+      throw std::runtime_error("the net " + name_in_quotes(net) +
                                " has no tensors under 'blocks.', expected 1 block or more");
   }
   static Index count_numbers(const std::string& net, Index outputs, Index features) {
     if (features == 0 || outputs % features != 0)
-      throw std::runtime_error("the net " + quoted_name(net) + " has " + std::to_string(outputs) +
+      throw std::runtime_error("the net " + name_in_quotes(net) + " has " + std::to_string(outputs) +
                                " outputs, expected a multiple of the " + std::to_string(features) +
                                " features that it moves");
     return outputs / features;
@@ -293,7 +293,7 @@ class NflowsImporter {
   }
   static double softplus(double x) { return x > 0 ? x + std::log1p(std::exp(-x)) : std::log1p(std::exp(x)); }
   [[noreturn]] void refuse_numbers(const std::string& net, Index numbers, const std::string& others) const {
-    throw std::runtime_error("the net " + quoted_name(net) + " gives " + std::to_string(numbers) +
+    throw std::runtime_error("the net " + name_in_quotes(net) + " gives " + std::to_string(numbers) +
                              " numbers for each feature, expected " + others + " or " +
                              (options_.bins > 0 ? std::to_string(3 * options_.bins - 1) + " (a spline of " +
                                                       std::to_string(options_.bins) + " bins)"

@@ -86,7 +86,7 @@ class ZukoImporter {
     std::iota(all.begin(), all.end(), 0);
     if (dict_.has(prefix + "phi.0")) return read_coupling(prefix, all, {read_constants(prefix + "phi.")});
     if (dict_.has(prefix + "hyper.0.weight")) return read_coupling(prefix, all, read_maps(prefix + "hyper.", 0));
-    throw std::runtime_error("tensor " + quoted_name(dict_.first_unused(prefix)) +
+    throw std::runtime_error("tensor " + name_in_quotes(dict_.first_unused(prefix)) +
                              " is of a transform that is not known, expected 'hyper.0.mask' (masked autoregressive), " +
                              "'mask' (coupling) or 'phi.0' (elementwise) at its place");
   }
@@ -110,7 +110,7 @@ class ZukoImporter {
     }
     const Index numbers = count_numbers(hyper, net.maps.back().bias.size(), features_);
     auto [made, order] =
-        make_made<S>(std::move(net), outputs(numbers), keys, options_.activation, "the net " + quoted_name(hyper));
+        make_made<S>(std::move(net), outputs(numbers), keys, options_.activation, "the net " + name_in_quotes(hyper));
     const auto layer = [&, &m = made, &o = order](auto transformer) {
       return AnyLayer<S>(Autoregressive(std::move(m), InvertedTransformer(std::move(transformer)), std::move(o)));
     };
@@ -142,9 +142,9 @@ class ZukoImporter {
     for (Index l = 0; l < count; ++l)
       maps.push_back(
           read_linear(dict_, hyper + std::to_string(2 * l) + ".", l == 0 ? -1 : maps.back().bias.size(), -1));
-    if (maps.empty()) throw std::runtime_error("there is no tensor " + quoted_name(hyper + "0.weight"));
+    if (maps.empty()) throw std::runtime_error("there is no tensor " + name_in_quotes(hyper + "0.weight"));
     if (maps.front().weight.rows() < inputs)
-      throw std::runtime_error("tensor " + quoted_name(hyper + "0.weight") + " takes " +
+      throw std::runtime_error("tensor " + name_in_quotes(hyper + "0.weight") + " takes " +
                                std::to_string(maps.front().weight.rows()) + " inputs, expected at least the " +
                                std::to_string(inputs) + " features that are kept");
     return maps;
@@ -171,13 +171,13 @@ class ZukoImporter {
 
   void check_features(const std::string& where, Index context) const {
     if (context < 0)
-      throw std::runtime_error("the net " + quoted_name(where) + " takes " + std::to_string(features_ + context) +
+      throw std::runtime_error("the net " + name_in_quotes(where) + " takes " + std::to_string(features_ + context) +
                                " inputs, expected at least the features, of which the base has " +
                                std::to_string(features_));
   }
   static Index count_numbers(const std::string& where, Index outputs, Index features) {
     if (features == 0 || outputs % features != 0)
-      throw std::runtime_error("the net " + quoted_name(where) + " has " + std::to_string(outputs) +
+      throw std::runtime_error("the net " + name_in_quotes(where) + " has " + std::to_string(outputs) +
                                " outputs, expected a multiple of the " + std::to_string(features) +
                                " features that it moves");
     return outputs / features;
@@ -195,7 +195,7 @@ class ZukoImporter {
     return outputs;
   }
   [[noreturn]] void refuse_numbers(const std::string& where, Index numbers) const {
-    throw std::runtime_error("the net " + quoted_name(where) + " gives " + std::to_string(numbers) +
+    throw std::runtime_error("the net " + name_in_quotes(where) + " gives " + std::to_string(numbers) +
                              " numbers for each feature, expected 2 (affine) or " +
                              (options_.bins > 0 ? std::to_string(3 * options_.bins - 1) + " (a spline of " +
                                                       std::to_string(options_.bins) + " bins)"

@@ -49,8 +49,8 @@ class StateDict {
       Index number = -1;
       const auto [end, error] = std::from_chars(begin, name->data() + name->size(), number);
       if (error != std::errc() || *end != '.' || number < 0 || number % step != 0)
-        throw std::runtime_error("tensor " + quoted_name(*name) + " is not expected: names that begin with " +
-                                 quoted_name(prefix) + " must go on with " +
+        throw std::runtime_error("tensor " + name_in_quotes(*name) + " is not expected: names that begin with " +
+                                 name_in_quotes(prefix) + " must go on with " +
                                  (step == 1 ? std::string("0., 1., 2.") : "0., 2., 4.") + " and so on");
       numbers.insert(number / step);
     }
@@ -58,7 +58,7 @@ class StateDict {
     for (const Index number : numbers)
       if (number != expected++)
         throw std::runtime_error("no tensor's name begins with " +
-                                 quoted_name(prefix + std::to_string((expected - 1) * step)) +
+                                 name_in_quotes(prefix + std::to_string((expected - 1) * step)) +
                                  ", though some with a higher number do: what has no tensors cannot be imported");
     return expected;
   }
@@ -82,19 +82,20 @@ class StateDict {
   /// \throws std::runtime_error if a tensor was not read.
   void check_all_used(std::string_view what) const {
     if (!unused_.empty())
-      throw std::runtime_error("tensor " + quoted_name(*unused_.begin()) + " is not expected in " + std::string(what));
+      throw std::runtime_error("tensor " + name_in_quotes(*unused_.begin()) + " is not expected in " +
+                               std::string(what));
   }
 
  private:
   const Tensor& take(const std::string& name, const std::vector<Index>& shape) {
-    if (!has(name)) throw std::runtime_error("there is no tensor " + quoted_name(name));
+    if (!has(name)) throw std::runtime_error("there is no tensor " + name_in_quotes(name));
     const Tensor& tensor = tensors_->at(name);
     const auto fits = [](Index came, Index wanted) { return wanted == -1 || came == wanted; };
     if (!std::equal(tensor.shape.begin(), tensor.shape.end(), shape.begin(), shape.end(), fits)) {
       std::string expected;
       for (const Index extent : shape)
         expected += (expected.empty() ? "" : ", ") + (extent == -1 ? std::string("any") : std::to_string(extent));
-      throw std::runtime_error("tensor " + quoted_name(name) + " has the shape " + tensor.shape_text() +
+      throw std::runtime_error("tensor " + name_in_quotes(name) + " has the shape " + tensor.shape_text() +
                                ", expected [" + expected + "]");
     }
     unused_.erase(name);
@@ -124,7 +125,7 @@ inline MaskedMap read_masked(StateDict& dict, const std::string& prefix, Index i
   MaskedMap masked{std::move(map.weight), {}, std::move(map.bias)};
   masked.mask = dict.matrix(prefix + "mask", masked.weight.cols(), masked.weight.rows()).transpose();
   if (!(masked.mask.array() == 0 || masked.mask.array() == 1).all())
-    throw std::runtime_error("tensor " + quoted_name(prefix + "mask") + " holds numbers that are neither 0 nor 1");
+    throw std::runtime_error("tensor " + name_in_quotes(prefix + "mask") + " holds numbers that are neither 0 nor 1");
   masked.weight = masked.weight.cwiseProduct(masked.mask);
   return masked;
 }
