@@ -8,15 +8,20 @@
 ///   p50, p99    of a single event (cases of one row), in seconds, the two readings of the clock (some 50 ns) included
 ///
 /// `flow_steps --cases` prints the cases with their shapes, parameters and multiply-adds as JSON, and `--rates` the
-/// measured rates behind the floor.
+/// measured rates behind the floor. With `--no_floor` no rates are measured, which takes a second: for scripts that
+/// start this often.
 
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <rhei/io/json.hpp>
 #include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
 
 #include "support/cases.hpp"
 #include "support/cost.hpp"
@@ -30,10 +35,8 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
-const Rates& rates() {
-  static const Rates measured = measure_rates();
-  return measured;
-}
+/// What the floor is computed from; nothing where it is not wanted.
+std::optional<Rates> rates;
 
 void run(FlowWork& work, Op op) {
   switch (op) {
@@ -56,7 +59,7 @@ void time_batches(benchmark::State& state, const Case& c, Op op, int threads) {
   }
   const double seconds = seconds_since(begin) / static_cast<double>(state.iterations());
   state.SetItemsProcessed(state.iterations() * c.rows);
-  state.counters["floor"] = work->cost(op).seconds(rates()) / threads / seconds;
+  if (rates) state.counters["floor"] = work->cost(op).seconds(*rates) / threads / seconds;
 }
 
 void time_events(benchmark::State& state, const Case& c, Op op) {
@@ -78,7 +81,7 @@ void time_events(benchmark::State& state, const Case& c, Op op) {
   };
   state.counters["p50"] = quantile(0.5);
   state.counters["p99"] = quantile(0.99);
-  state.counters["floor"] = work->cost(op).seconds(rates()) / quantile(0.5);
+  if (rates) state.counters["floor"] = work->cost(op).seconds(*rates) / quantile(0.5);
 }
 
 void register_case(const Case& c) {
@@ -126,23 +129,28 @@ Json described(const Rates& r) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  for (int i = 1; i < argc; ++i) {
-    if (std::string_view(argv[i]) == "--cases") {
-      Json list = Json::Array{};
-      for (const Case& c : cases) list.push_back(described(c));
-      std::puts(list.text(2).c_str());
-      return 0;
-    }
-    if (std::string_view(argv[i]) == "--rates") {
-      std::puts(described(rates()).text(2).c_str());
-      return 0;
-    }
+  const auto take = [&](std::string_view option) {  // whether it is there, and away with it
+    char** const end = std::remove_if(argv + 1, argv + argc, [&](const char* a) { return option == a; });
+    return std::exchange(argc, static_cast<int>(end - argv)) != argc;
+  };
+  if (take("--cases")) {
+    Json list = Json::Array{};
+    for (const Case& c : cases) list.push_back(described(c));
+    std::puts(list.text(2).c_str());
+    return 0;
+  }
+  if (!take("--no_floor")) rates = measure_rates();
+  if (take("--rates")) {
+    std::puts(described(rates.value()).text(2).c_str());
+    return 0;
   }
   for (const Case& c : cases) register_case(c);
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  const Json measured = described(rates());
-  for (const auto& [name, value] : measured.members()) benchmark::AddCustomContext(name, value.text());
+  if (rates) {
+    const Json measured = described(*rates);
+    for (const auto& [name, value] : measured.members()) benchmark::AddCustomContext(name, value.text());
+  }
   benchmark::RunSpecifiedBenchmarks();
   benchmark::Shutdown();
 }

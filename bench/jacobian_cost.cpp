@@ -5,7 +5,8 @@
 ///
 ///   forward, inverse                    the map and its log-determinant
 ///   forward_pullback, inverse_pullback  all derivatives of that: of the input, and of the parameters
-///   log_det                             the log-determinant alone, for layers that have it cheaper than with the map
+///   log_det                             the log-determinant alone, where it is cheaper than with the map: where it is
+///                                       the same for all rows, so that one of them is enough
 ///   naive (one row)                     the explicit Jacobian of one sample, from the pullbacks of D unit vectors in
 ///                                       one batch, and its determinant by a dense LU decomposition
 ///
@@ -16,8 +17,6 @@
 #include <cmath>
 #include <Eigen/LU>
 #include <map>
-#include <memory>
-#include <optional>
 #include <string>
 #include <utility>
 
@@ -105,6 +104,19 @@ void time_op(benchmark::State& state, const Subject& subject, Op op, Index rows)
   state.SetComplexityN(dim);
 }
 
+void time_log_det(benchmark::State& state, const Subject& subject, Index rows) {
+  const Index dim = state.range(0);
+  Setting s(layer_of(subject, dim), 1);
+  Vector<float> log_det(rows);
+  for (auto _ : state) {
+    s.log_det.setZero();
+    s.forward(s.z, s.x);
+    log_det.setConstant(s.log_det[0]);
+    benchmark::ClobberMemory();
+  }
+  state.SetComplexityN(dim);
+}
+
 void time_naive(benchmark::State& state, const Subject& subject) {
   const Index dim = state.range(0);
   Setting s(layer_of(subject, dim), dim);
@@ -140,6 +152,10 @@ void register_subject(const Subject& subject) {
       register_family(
           name + "/" + std::string(op_names[static_cast<std::size_t>(op)]) + "/rows:" + std::to_string(rows),
           [&subject, op, rows](benchmark::State& state) { time_op(state, subject, op, rows); });
+  if (subject.constant)
+    for (const Index rows : {1, 32, 256})
+      register_family(name + "/log_det/rows:" + std::to_string(rows),
+                      [&subject, rows](benchmark::State& state) { time_log_det(state, subject, rows); });
   register_family(name + "/naive/rows:1", [&subject](benchmark::State& state) { time_naive(state, subject); });
 }
 

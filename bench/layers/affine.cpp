@@ -16,11 +16,11 @@ namespace bench {
 std::vector<Subject> affine_subjects() {
   using namespace rhei;
   return {
-      {"permutation", [](Index dim, Rng& rng) { return Permutation<float>::random(dim, rng); }},
-      {"rotation", [](Index dim, Rng& rng) { return Rotation<float>::random(dim, rng); }},
-      {"householder", [](Index dim, Rng& rng) { return Householder<float>(dim, rng); }},
-      {"lu_linear", [](Index dim, Rng& rng) { return LuLinear<float>(dim, rng); }},
-      {"dense_linear", [](Index dim, Rng& rng) { return DenseLinear<float>(dim, rng); }},
+      {"permutation", [](Index dim, Rng& rng) { return Permutation<float>::random(dim, rng); }, true},
+      {"rotation", [](Index dim, Rng& rng) { return Rotation<float>::random(dim, rng); }, true},
+      {"householder", [](Index dim, Rng& rng) { return Householder<float>(dim, rng); }, true},
+      {"lu_linear", [](Index dim, Rng& rng) { return LuLinear<float>(dim, rng); }, true},
+      {"dense_linear", [](Index dim, Rng& rng) { return DenseLinear<float>(dim, rng); }, true},
   };
 }
 

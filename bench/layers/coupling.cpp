@@ -21,7 +21,7 @@ rhei::AnyLayer<float> coupling(Index dim, rhei::Rng& rng) {
 
 std::vector<Subject> coupling_subjects() {
   return {
-      {"additive_coupling", coupling<rhei::AdditiveCoupling<float>>},
+      {"additive_coupling", coupling<rhei::AdditiveCoupling<float>>, true},
       {"affine_coupling", coupling<rhei::AffineCoupling<float>>},
       {"spline_coupling", coupling<rhei::SplineCoupling<float>>},
   };

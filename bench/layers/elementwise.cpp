@@ -19,15 +19,16 @@ namespace bench {
 std::vector<Subject> elementwise_subjects() {
   using namespace rhei;
   return {
-      {"actnorm", [](Index dim, Rng&) { return ActNorm<float>(dim); }},
-      {"elementwise_affine", [](Index dim, Rng&) { return ElementwiseAffine<float>(dim); }},
-      {"rescaling", [](Index dim, Rng&) { return Rescaling<float>(dim); }},
-      {"batch_norm", [](Index dim, Rng&) { return BatchNorm<float>(dim); }},
+      {"actnorm", [](Index dim, Rng&) { return ActNorm<float>(dim); }, true},
+      {"elementwise_affine", [](Index dim, Rng&) { return ElementwiseAffine<float>(dim); }, true},
+      {"rescaling", [](Index dim, Rng&) { return Rescaling<float>(dim); }, true},
+      {"batch_norm", [](Index dim, Rng&) { return BatchNorm<float>(dim); }, true},
       {"on_features",
        [](Index dim, Rng&) {
          return OnFeatures<ActNorm<float>>(dim, odd_features(dim), [](Index n) { return ActNorm<float>(n); });
-       }},
-      {"circular_shift", [](Index dim, Rng&) { return CircularShift<float>(dim); }},
+       },
+       true},
+      {"circular_shift", [](Index dim, Rng&) { return CircularShift<float>(dim); }, true},
       {"domains",
        [](Index dim, Rng&) {
          return Domains<float>(std::vector<Domain>(static_cast<std::size_t>(dim), Domain::interval(-3, 3)));

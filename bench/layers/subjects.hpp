@@ -18,6 +18,7 @@ using rhei::Index;
 struct Subject {
   std::string_view name;
   std::function<rhei::AnyLayer<float>(Index dim, rhei::Rng& rng)> make;
+  bool constant = false;  ///< whether the log-determinant is the same for all rows (without a context)
 };
 
 std::vector<Subject> affine_subjects();
