@@ -186,7 +186,7 @@ void draw_jacobian_cost(const Json& results, const fs::path& path) {
   const auto add_panel = [&](const std::string& title, const std::string& family, int divisor) {
     Panel panel{.title = title,
                 .x = {.label = "D", .range = {1.8, 1200}, .log = true},
-                .y = {.label = "us", .range = {1e-4, 1e5}, .log = true}};
+                .y = {.label = "us", .range = {1e-4, 1e6}, .log = true}};
     for (const auto& [layer, color] : shown) {
       Curve curve{.name = layer, .color = color};
       for (int dim = 2; dim <= 1024; dim *= 2) {

@@ -34,8 +34,8 @@ class TorchPeer:
         self.fast = (lambda f: torch.compile(f, dynamic=False)) if compiled else (lambda f: f)
         # fused: one pass over all parameters, torch's fastest
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=1e-5, fused=True)
-        # compiled graphs and inference mode do not always go together
-        self.evaluation = torch.no_grad if compiled else torch.inference_mode
+        # compiled graphs and inference mode do not always go together, and zuko's GF differentiates to evaluate
+        self.evaluation = (torch.no_grad if compiled or case["family"] == "gaussianization" else torch.inference_mode)
 
     def describe(self):
         nonzero = dense = 0

@@ -72,7 +72,7 @@ macro(rhei_require_cairo)
     pkg_check_modules(cairo QUIET IMPORTED_TARGET cairo)
   endif()
   if(NOT TARGET PkgConfig::cairo)
-    message(FATAL_ERROR "RHEI_BUILD_EXAMPLES needs cairo, which was not found: run 'apt install libcairo2-dev "
-                        "pkg-config'; -DRHEI_FETCH_DEPS=ON cannot download this one.")
+    message(FATAL_ERROR "RHEI_BUILD_EXAMPLES and RHEI_BUILD_BENCHMARKS draw with cairo, which was not found: run 'apt "
+                        "install libcairo2-dev pkg-config'; -DRHEI_FETCH_DEPS=ON cannot download this one.")
   endif()
 endmacro()
