@@ -11,8 +11,8 @@ environment of their own, build/peers-venv. A peer that cannot be had is named a
 In each round all take their turn at a case, one after the other and pinned to the same cores, for --seconds each;
 what is compared is the mean time of a call in a round (of single events the median), and what is printed is the median
 of a round's ratio peer / rhei with its smallest and largest over the rounds. A ratio above 1 says that rhei is faster.
-For one thread the ratio of the processor's times stands beside it ("cpu"): on a machine that does other things too, that
-one can be believed.
+For one thread the ratio of the processor's times stands beside it ("cpu"): on a machine that does other things too,
+that one can be believed.
 """
 
 import argparse
@@ -37,13 +37,14 @@ MODES = [("zuko", False, "zuko"), ("zuko", True, "zuko, torch.compile"), ("nflow
          ("nflows", True, "nflows, torch.compile"), ("flowjax", True, "FlowJAX, jax.jit")]
 PACKAGES = {"zuko": ["zuko", "torch"], "nflows": ["nflows", "torch"], "flowjax": ["flowjax", "jax"]}
 
-UNMATCHED = """What could not be matched: the peers have no actnorm next to the data, rhei's flows have one. Log-scales: rhei's
-couplings tanh, its MAF softsign; zuko softsign; nflows sigmoid in couplings, softplus in MAF; FlowJAX softplus. nflows
-permutes between MAF layers, FlowJAX between all (rhei and zuko alternate masks or orders instead). FlowJAX transforms
-the same half of the features in each coupling. FlowJAX's splines have two free slopes more. zuko's GF has normal
-kernels where rhei's are logistic, and a rotation by matrix exponential between the layers where rhei has reflections in
-each. Peers draw float32 normals by their own generators. torch's Adam is the fused one; the gradient norm, which rhei
-computes in every step, is not computed by the peers. nflows and FlowJAX have no Gaussianization flow."""
+UNMATCHED = """What could not be matched: the peers have no actnorm next to the data, rhei's flows have one. Log-
+scales: rhei's couplings tanh, its MAF softsign; zuko softsign; nflows sigmoid in couplings, softplus in MAF; FlowJAX
+softplus. nflows permutes between MAF layers, FlowJAX between all (rhei and zuko alternate masks or orders instead).
+FlowJAX transforms the same half of the features in each coupling. FlowJAX's splines have two free slopes more. zuko's
+GF has normal kernels where rhei's are logistic, and a rotation by matrix exponential between the layers where rhei
+has reflections in each. Peers draw float32 normals by their own generators. torch's Adam is the fused one; the
+gradient norm, which rhei computes in every step, is not computed by the peers. nflows and FlowJAX have no
+Gaussianization flow."""
 
 
 def install(directory, wanted):
@@ -70,8 +71,8 @@ def install(directory, wanted):
 def peer_environment(threads):
     """One or two threads everywhere, and no settings that are meant for other libraries' bugs."""
     environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1",
-                    "JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "JAX_PLATFORMS": "cpu",
+                    "TORCHINDUCTOR_COMPILE_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     if threads == 1:
         environment["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
     return environment
@@ -201,7 +202,7 @@ def show(entry):
 
 
 def show_architectures(entries, cases):
-    print("\narchitectures; multiply-adds of a row through all nets, masked ones not counted, in brackets those performed")
+    print("\narchitectures; multiply-adds of a row through all nets, masked ones not counted; [those performed]")
     seen = set()
     for entry in entries:
         case = cases[entry["name"].split("/")[0]]
@@ -209,8 +210,9 @@ def show_architectures(entries, cases):
         if key in seen or "architecture" not in entry:
             continue
         if not any(name == case["name"] for name, _ in seen):
-            print(f"{case['name']}: rhei, {case['layers']} layers, width {case['width']}, {case['parts']} bins or kernels, "
-                  f"{case['rows']} rows, {case['parameters']} parameters, {case['multiply_adds']:.0f} multiply-adds")
+            print(f"{case['name']}: rhei, {case['layers']} layers, width {case['width']}, {case['parts']} bins or "
+                  f"kernels, {case['rows']} rows, {case['parameters']} parameters, "
+                  f"{case['multiply_adds']:.0f} multiply-adds")
         seen.add(key)
         print(f"    {key[1]} {entry['version']}: {entry['architecture']}, {entry['parameters']} parameters, "
               f"{entry['multiply_adds']} multiply-adds [{entry['performed']}]")
@@ -231,7 +233,8 @@ def main():
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.4, help="of each turn")
-    parser.add_argument("--compile-seconds", type=float, default=180, help="how long peers may take to get ready, compilation included")
+    parser.add_argument("--compile-seconds", type=float, default=180,
+                        help="how long peers may take to get ready, compilation included")
     parser.add_argument("--flow-steps", type=Path, default=ROOT / "build/bench/bench/flow_steps")
     parser.add_argument("--venv", type=Path, default=ROOT / "build/peers-venv")
     parser.add_argument("--out", type=Path, default=ROOT / "build/bench/results/peers.json")

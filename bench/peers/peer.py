@@ -300,7 +300,8 @@ def main():
                 answer = {"mean": statistics.fmean(times), "median": statistics.median(times), "processor": processor,
                           "calls": len(times)}
         except Exception as error:  # whatever a peer throws is an answer
-            answer = {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"[:300]}
+            lines = str(error).strip().splitlines() or [""]
+            answer = {"error": f"{type(error).__name__}: {lines[0]}"[:300]}
         print(json.dumps(answer), file=answers, flush=True)
 
 

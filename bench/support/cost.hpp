@@ -7,8 +7,7 @@
 ///   floor = 2 multiply-adds / GEMM rate + sum over kinds of elementwise work (elements x time of an element)
 ///
 /// - Multiply-adds are those whose weight is not masked away, whatever a program does with the zeros. A training step
-///   has three times those of log_prob (forward, gradient of the weights, gradient of what enters), less the last of
-///   these in the first map of the layer next to the data, whose derivative nobody asks for.
+///   has three times those of log_prob: forward, the gradient of the weights, the gradient of what enters.
 /// - The GEMM rate is the best that Eigen reaches with square matrices of 256 to 1024: so it is no excuse that a case's
 ///   own products are thin or small.
 /// - Elementwise work is counted as if all that is done to an element were fused, in memory that is in the cache, and

@@ -48,8 +48,7 @@ inline std::unique_ptr<FlowWork> make_flow_work(const Case& c, int threads) {
   return makers[static_cast<std::size_t>(c.family)](c, threads);
 }
 
-/// Seconds are counted for one row: of an evaluation, of what a training step does beside it, and of a draw where that
-/// is other work than an evaluation.
+/// What one row costs.
 struct RowCost {
   Cost evaluation;  ///< log_prob: the layers and the base
   Cost pullback;    ///< of that
@@ -82,17 +81,17 @@ inline std::vector<double> multiply_adds(const rhei::Made<float>& net) {
 }
 
 /// What nets cost for one row: products, and for each unit of a hidden layer bias and ReLU, for each output a bias. On
-/// the way back each takes a pass for the ReLU and one for the bias's gradient. `nets` are in the order of forward, so
-/// that the last one is next to the data.
+/// the way back each map has two products, of the same size, and each unit a pass for the ReLU and one for the bias's
+/// gradient. (None can be left out: the actnorm next to the data is trained, and asks the last net for what it read.)
 template <class Layers>
 RowCost cost_of_nets(const Layers& layers) {
   RowCost cost;
-  for (std::size_t i = 0; i < layers.size(); ++i) {
-    const std::vector<double> maps = multiply_adds(layers[i].net());
+  for (const auto& layer : layers) {
+    const std::vector<double> maps = multiply_adds(layer.net());
     for (std::size_t l = 0; l < maps.size(); ++l) {
       cost.evaluation.multiply_adds += maps[l];
-      cost.pullback.multiply_adds += (l == 0 && i + 1 == layers.size() ? 1 : 2) * maps[l];
-      const auto units = static_cast<double>(layers[i].net().parameters().bias[l].size());
+      cost.pullback.multiply_adds += 2 * maps[l];
+      const auto units = static_cast<double>(layer.net().parameters().bias[l].size());
       cost.evaluation.passes += units;
       cost.pullback.passes += (l + 1 < maps.size() ? 2 : 1) * units;
     }
