@@ -37,9 +37,9 @@ MODES = [("zuko", False, "zuko"), ("zuko", True, "zuko, torch.compile"), ("nflow
          ("nflows", True, "nflows, torch.compile"), ("flowjax", True, "FlowJAX, jax.jit")]
 PACKAGES = {"zuko": ["zuko", "torch"], "nflows": ["nflows", "torch"], "flowjax": ["flowjax", "jax"]}
 
-UNMATCHED = """What could not be matched: the peers have no actnorm next to the data, rhei's flows have one. Log-
-scales: rhei's couplings tanh, its MAF softsign; zuko softsign; nflows sigmoid in couplings, softplus in MAF; FlowJAX
-softplus. nflows permutes between MAF layers, FlowJAX between all (rhei and zuko alternate masks or orders instead).
+UNMATCHED = """What could not be matched: the peers have no actnorm next to the data, rhei's flows have one. Maps of
+log-scales: rhei's couplings tanh, its MAF softsign; zuko softsign; nflows sigmoid in couplings, softplus in MAF;
+FlowJAX softplus. nflows permutes between MAF layers, FlowJAX between all (rhei and zuko alternate masks or orders instead).
 FlowJAX transforms the same half of the features in each coupling. FlowJAX's splines have two free slopes more. zuko's
 GF has normal kernels where rhei's are logistic, and a rotation by matrix exponential between the layers where rhei
 has reflections in each. Peers draw float32 normals by their own generators. torch's Adam is the fused one; the
