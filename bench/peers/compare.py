@@ -39,11 +39,11 @@ PACKAGES = {"zuko": ["zuko", "torch"], "nflows": ["nflows", "torch"], "flowjax":
 
 UNMATCHED = """What could not be matched: the peers have no actnorm next to the data, rhei's flows have one. Maps of
 log-scales: rhei's couplings tanh, its MAF softsign; zuko softsign; nflows sigmoid in couplings, softplus in MAF;
-FlowJAX softplus. nflows permutes between MAF layers, FlowJAX between all (rhei and zuko alternate masks or orders instead).
-FlowJAX transforms the same half of the features in each coupling. FlowJAX's splines have two free slopes more. zuko's
-GF has normal kernels where rhei's are logistic, and a rotation by matrix exponential between the layers where rhei
-has reflections in each. Peers draw float32 normals by their own generators. torch's Adam is the fused one; the
-gradient norm, which rhei computes in every step, is not computed by the peers. nflows and FlowJAX have no
+FlowJAX softplus. nflows permutes between MAF layers, FlowJAX between all (rhei and zuko alternate masks or orders
+instead). FlowJAX transforms the same half of the features in each coupling. FlowJAX's splines have two free slopes
+more. zuko's GF has normal kernels where rhei's are logistic, and a rotation by matrix exponential between the layers
+where rhei has reflections in each. Peers draw float32 normals by their own generators. torch's Adam is the fused one;
+the gradient norm, which rhei computes in every step, is not computed by the peers. nflows and FlowJAX have no
 Gaussianization flow."""
 
 
