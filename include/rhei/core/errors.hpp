@@ -10,10 +10,6 @@
 #include <string_view>
 #include <utility>
 
-#if !defined(__cpp_exceptions)
-#error "rhei reports errors by exceptions: compile without -fno-exceptions"
-#endif
-
 namespace rhei::detail {
 
 [[noreturn, gnu::cold, gnu::noinline]] inline void throw_invalid(std::string_view where, const std::string& what) {

@@ -7,6 +7,13 @@
 /// A **batch** holds n samples of D features as an n x D column-major matrix: the n values of one feature lie next to
 /// each other, a range of features is one contiguous block, and elementwise work vectorizes over the samples.
 
+#if !defined(__cpp_exceptions)
+#error "rhei reports errors by exceptions: compile without -fno-exceptions"
+#endif
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "rhei tells NaN and infinity from numbers: compile without -ffast-math, -Ofast and -ffinite-math-only"
+#endif
+
 #include <concepts>
 #include <Eigen/Core>
 
