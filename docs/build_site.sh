@@ -20,8 +20,9 @@ mkdir -p "$site"
 RHEI_SITE=$site RHEI_AWESOME=$awesome \
   RHEI_VERSION=$(sed -nE 's/^#define RHEI_VERSION_(MAJOR|MINOR|PATCH) //p' include/rhei/version.hpp | paste -sd.) \
   doxygen docs/site/Doxyfile
-# What the pages need of MathJax 2: TeX to HTML and CSS, with fonts.
+# What the pages need of MathJax 2.
 mkdir -p "$site/mathjax"
-(cd "$mathjax" && cp -rL --parents MathJax.js config/TeX-AMS_CHTML.js jax/input/TeX jax/output/CommonHTML jax/element \
-   extensions fonts/HTML-CSS/TeX/woff "$OLDPWD/$site/mathjax")
+target=$(realpath "$site/mathjax")
+(cd "$mathjax" && cp -rL --parents MathJax.js extensions jax/element jax/input/TeX jax/output/HTML-CSS \
+  fonts/HTML-CSS/TeX/woff "$target")
 echo "$site/index.html"

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: MIT
 #
 # From the Markdown that GitHub shows to what Doxygen takes, line by line:
-# - $...$ and $$...$$ are formulas;
+# - comments go, so that the first line is the title;
+# - $$...$$ is a formula;
 # - links to pages are to pages of the site, those to other files of the repository become plain text.
+/^<!-- .* -->$/ { print ""; next }
 /^```/ { inside = !inside }
 inside || /^    / { print; next }
 {
-  gsub(/\\\|/, "\\&#124;")
   while (match($0, /\$\$[^$]+\$\$/))
     $0 = substr($0, 1, RSTART - 1) "\\f[" substr($0, RSTART + 2, RLENGTH - 4) "\\f]" substr($0, RSTART + RLENGTH)
   while (match($0, /\]\((\.\.\/)*README\.md[^)]*\)/))
