@@ -17,7 +17,7 @@
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
-TEST_CASE("docs: one affine map", "[docs]") {
+TEST_CASE("One affine map", "[docs]") {
   rhei::ElementwiseAffine<double> affine(1);  // x = z exp(log_scale) + shift
   affine.parameters().log_scale << std::log(2.0);
   affine.parameters().shift << 3;
@@ -40,7 +40,7 @@ TEST_CASE("docs: one affine map", "[docs]") {
   CHECK((draws.array() - draws.mean()).square().mean() == Approx(4).margin(0.1));
 }
 
-TEST_CASE("docs: two moons", "[docs]") {
+TEST_CASE("Two moons", "[docs][slow]") {
   rhei::Rng rng(7);
   Eigen::MatrixXf moons = rhei::data::two_moons<float>(10'000, rng);  // rows are samples: 10000 x 2
 
@@ -51,7 +51,7 @@ TEST_CASE("docs: two moons", "[docs]") {
 
   rhei::Flow one{rhei::StandardNormal<float>(2), rhei::ActNorm<float>(2)};  // only shifts and scales
   rhei::fit(one, moons, {.epochs = 5}, rng);
-  rhei::fit(flow, moons, {.epochs = 20, .learning_rate = 3e-3}, rng);
+  rhei::fit(flow, moons, {.epochs = 60, .learning_rate = 3e-3}, rng);
 
   Eigen::MatrixXf fresh = rhei::data::two_moons<float>(10'000, rng);
   const double entropy = rhei::data::toy("two_moons").entropy;  // no model has a smaller mean of -log p
@@ -59,8 +59,8 @@ TEST_CASE("docs: two moons", "[docs]") {
   double kl_flow = -flow.log_prob(fresh).mean() - entropy;
 
   CAPTURE(kl_one, kl_flow);
-  CHECK(kl_one > 1);
-  CHECK(kl_flow < 0.15);
+  CHECK(kl_one > 0.9);
+  CHECK(kl_flow < 0.1);
   CHECK(kl_flow > -0.05);
 
   Eigen::MatrixXf samples = flow.sample(1'000, rng);
@@ -73,7 +73,7 @@ TEST_CASE("docs: two moons", "[docs]") {
   CHECK(latent.colwise().mean().cwiseAbs().maxCoeff() < 0.2F);
 }
 
-TEST_CASE("docs: a table of one's own", "[docs]") {
+TEST_CASE("A table of one's own", "[docs]") {
   rhei::test::TemporaryFolder folder;
   const std::string input = folder / "table.csv", output = folder / "table.safetensors";
   rhei::Rng rng(3);
@@ -90,7 +90,7 @@ TEST_CASE("docs: a table of one's own", "[docs]") {
   CHECK(log_p.allFinite());
 }
 
-TEST_CASE("docs: a flow composed by hand", "[docs]") {
+TEST_CASE("A flow composed by hand", "[docs]") {
   const Eigen::Index dim = 5;
   rhei::Rng rng(2);
   rhei::Flow flow{rhei::StandardNormal<float>(dim), rhei::Repeat(8, [&](int) {

@@ -8,7 +8,7 @@
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
-TEST_CASE("docs: a NaN stays in its row", "[docs]") {
+TEST_CASE("A NaN stays in its row", "[docs]") {
   rhei::Rng rng(7);
   const auto flow = rhei::models::planar<float>(2, {.layers = 4}, rng);
 
@@ -21,7 +21,7 @@ TEST_CASE("docs: a NaN stays in its row", "[docs]") {
   CHECK(std::isnan(after[2]));
 }
 
-TEST_CASE("docs: the same flow in double", "[docs]") {
+TEST_CASE("The same flow in double", "[docs]") {
   rhei::Rng rng(7);
   const auto flow = rhei::models::planar<float>(2, {.layers = 4}, rng);
   const Eigen::MatrixXf x = flow.sample(1'000, rng);
@@ -34,7 +34,7 @@ TEST_CASE("docs: the same flow in double", "[docs]") {
   CHECK(rounding < 1e-4);
 }
 
-TEST_CASE("docs: errors that help", "[docs]") {
+TEST_CASE("Errors that help", "[docs]") {
   rhei::Rng rng(7);
   const auto flow = rhei::models::planar<float>(2, {.layers = 4}, rng);
   CHECK(rhei::test::refusal<std::invalid_argument>([&] { (void)flow.log_prob(Eigen::MatrixXf::Zero(10, 3)); }) ==

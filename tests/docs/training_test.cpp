@@ -22,7 +22,7 @@ auto small_flow(std::uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("docs: fit with validation", "[docs]") {
+TEST_CASE("Fit with validation", "[docs]") {
   auto flow = small_flow(1);
   rhei::Rng rng(7);
   const Eigen::MatrixXd x = rhei::data::two_moons<double>(2'000, rng);
@@ -40,7 +40,7 @@ TEST_CASE("docs: fit with validation", "[docs]") {
   CHECK(best.validation_loss <= report.history.front().validation_loss);
 }
 
-TEST_CASE("docs: fit from batches", "[docs]") {
+TEST_CASE("Fit from batches", "[docs]") {
   auto flow = small_flow(1);
   rhei::Rng rng(7);
 
@@ -51,18 +51,18 @@ TEST_CASE("docs: fit from batches", "[docs]") {
   CHECK(-flow.log_prob(rhei::data::two_moons<double>(2'000, rng)).mean() < 3.5);
 }
 
-TEST_CASE("docs: fit with weights", "[docs]") {
+TEST_CASE("Fit with weights", "[docs]") {
   auto flow = small_flow(1);
   rhei::Rng rng(7);
   const Eigen::MatrixXd x = rhei::data::two_moons<double>(500, rng);
   const Eigen::VectorXd w = (x.col(0).array() > 0).cast<double>();
 
-  rhei::fit(flow, {.x = x, .weights = w}, {.epochs = 30, .learning_rate = 1e-2}, rng);
+  rhei::fit(flow, rhei::FitData<double>{.x = x, .weights = w}, {.epochs = 30, .learning_rate = 1e-2}, rng);
 
   CHECK(flow.sample(1'000, rng).col(0).mean() > 0.5);
 }
 
-TEST_CASE("docs: checkpoints", "[docs]") {
+TEST_CASE("Checkpoints", "[docs]") {
   rhei::test::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   auto flow = small_flow(1);
@@ -76,7 +76,7 @@ TEST_CASE("docs: checkpoints", "[docs]") {
   CHECK(std::filesystem::exists(path));
 }
 
-TEST_CASE("docs: learning from a density", "[docs]") {
+TEST_CASE("Learning from a density", "[docs]") {
   rhei::Rng rng(7);
   auto flow = small_flow(2);
 
@@ -89,7 +89,7 @@ TEST_CASE("docs: learning from a density", "[docs]") {
   CHECK(flow.sample(4'000, rng).mean() == Approx(2).margin(0.1));
 }
 
-TEST_CASE("docs: a loop of one's own", "[docs]") {
+TEST_CASE("A loop of one's own", "[docs]") {
   rhei::Rng rng(7);
   auto flow = small_flow(1);
   const Eigen::MatrixXd x = rhei::data::two_moons<double>(256, rng);
@@ -102,7 +102,7 @@ TEST_CASE("docs: a loop of one's own", "[docs]") {
   CHECK(loss < 3.5);
 }
 
-TEST_CASE("docs: what a fit says when it diverges", "[docs]") {
+TEST_CASE("What a fit says when it diverges", "[docs]") {
   auto flow = small_flow(1);
   rhei::Rng rng(7);
   Eigen::MatrixXd x = rhei::data::two_moons<double>(500, rng);

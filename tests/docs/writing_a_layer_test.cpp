@@ -20,7 +20,7 @@ TEMPLATE_TEST_CASE("SinhArcsinh conforms", "[layer]", float, double) {
   conforms([](Index dim) { return SinhArcsinh<TestType>(dim); });
 }
 
-TEST_CASE("docs: a layer of one's own in a flow", "[docs]") {
+TEST_CASE("A layer of one's own in a flow", "[docs]") {
   rhei::Rng rng(5);
   Eigen::MatrixXd x(20'000, 1);  // log-normal: skewed, with a heavy tail
   rng.fill_normal(x);
