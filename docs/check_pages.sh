@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: MIT
 #
 # Fails unless the pages say what is so:
-# - every C++ block of README.md and docs/*.md stands, line by line, in the file that the comment above it names
-#   (<!-- from: tests/docs/training_test.cpp -->), which the tests compile and run; only the indentation may differ;
+# - every C++ block of README.md and docs/*.md has a comment above it that names a file, which the tests compile and run
+#   (<!-- from: tests/docs/training_test.cpp -->);
+# - every block with such a comment stands, line by line, in that file; only the indentation may differ;
 # - every relative link leads to a file, and every #anchor to a heading of it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -30,9 +31,9 @@ stale_blocks() {
       print FILENAME ":" first ": these lines are not in " file
     }
     FNR == 1 { inside = 0; file = "" }
-    inside && /^```/ { if (inside == 2) check(); inside = 0; file = ""; next }
+    inside && /^```/ { if (cpp || file != "") check(); inside = 0; file = ""; next }
     inside { block[++count] = $0; next }
-    /^```/ { inside = /^```(cpp|c\+\+)/ ? 2 : 1; first = FNR; count = 0; next }
+    /^```/ { inside = 1; cpp = /^```(cpp|c\+\+)/; first = FNR; count = 0; next }
     /^<!-- from: .* -->$/ { file = $3; next }
     NF { file = "" }' README.md docs/*.md
 }
