@@ -3,6 +3,7 @@
 # From the Markdown that GitHub shows to what Doxygen takes, line by line:
 # - comments go, so that the first line is the title;
 # - $$...$$ is a formula;
+# - an #include in the text is no link of Doxygen's;
 # - links to pages are to pages of the site, those to other files of the repository become plain text.
 /^<!-- .* -->$/ { print ""; next }
 /^```/ { inside = !inside }
@@ -28,5 +29,7 @@ inside || /^    / { print; next }
     } else
       out = out text
   }
-  print out $0
+  $0 = out $0
+  gsub(/ #include/, " \\#include")
+  print
 }
