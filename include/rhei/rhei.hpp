@@ -25,6 +25,7 @@
 
 #include <rhei/nn/activation.hpp>
 #include <rhei/nn/dense.hpp>
+#include <rhei/nn/few_rows.hpp>
 #include <rhei/nn/made.hpp>
 #include <rhei/nn/math.hpp>
 #include <rhei/nn/mlp.hpp>

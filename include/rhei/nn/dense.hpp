@@ -53,8 +53,12 @@ ConstBatch<S> read(const Buffer<S>& buffer) {
 /// Every row of y = row.
 template <Real S>
 void fill_rows(Batch<S> y, const S* row) {
-  if (y.rows() == 1)  // column by column would be one scalar at a time
+  const Index rows = y.rows();
+  if (rows == 1)  // column by column would be one scalar at a time
     y = ConstBatch<S>(row, 1, y.cols());
+  else if (rows < 8)  // and here an expression for two to seven
+    for (S *to = y.data(), *end = to + y.size(); to < end; to += rows, ++row)
+      for (Index i = 0; i < rows; ++i) to[i] = *row;
   else
     for (Index j = 0; j < y.cols(); ++j) y.col(j).setConstant(row[j]);
 }

@@ -198,7 +198,14 @@ class Made {
 
   /// Writes the outputs for an input that is known. Outputs must not overlap inputs.
   void forward(ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache) const {
-    run("Made::forward", input, context, output, cache, [](Index) {});
+    prepare("Made::forward", input, context, output, cache);
+    if (leaf(input.rows()) < features()) return run_range(0, features(), input, output, cache, [](Index) {});
+    for (Index l = 0; l <= last(); ++l) {  // few rows: fewer and longer loops
+      const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
+      for (Index g = 0; g < features(); ++g)
+        add_block(l, block(l, 0, g + 1, g, g + 1), x, l == last() ? output : cache.sum[at(l)].view());
+      if (l < last()) finish(l, 0, width(l), cache);
+    }
   }
 
   /// Writes d_input and adds to d_context and gradient, each of which may be null, given d_output = dL/doutput.
@@ -212,7 +219,8 @@ class Made {
   /// then write column i of `input`.
   template <class MakeFeature>
   void sweep(Batch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache, MakeFeature&& make) const {
-    run("Made::sweep", input, context, output, cache, make);
+    prepare("Made::sweep", input, context, output, cache);
+    run_range(0, features(), input, output, cache, make);
   }
 
   /// The pullback of `sweep`. `d_input` holds dL/dinput of what was made, and ends as scratch; `pull(i)` is called for
@@ -317,9 +325,9 @@ class Made {
   /// a matrix and a vector.
   [[nodiscard]] Index leaf(Index rows) const { return rows < 8 ? features() : 4; }
 
-  template <class Make>
-  void run(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache,
-           Make&& make) const {
+  /// Fills all sums with what does not depend on the features.
+  void prepare(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Batch<S> output,
+               Cache& cache) const {
     const Index rows = input.rows();
     detail::check_shape(where, "the input", rows, input.cols(), -1, features());
     detail::check_context(where, context, rows, context_dim());
@@ -333,7 +341,6 @@ class Made {
       if (!is_in_place(l)) cache.after[at(l)].resize(rows, width(l));
     }
     start_sums(last(), context, output, cache);
-    run_range(0, features(), input, output, cache, make);
   }
 
   /// The sums of map l as far as they depend on no feature: bias and context.
@@ -435,9 +442,14 @@ class Made {
 
   /// y += x W for a dense block.
   void add_block(Index l, const Block& b, const ConstBatch<S>& x, Batch<S> y) const {
-    if (!b.empty())
+    if (b.empty()) return;
+    const Matrix<S>& weight = parameters_.weight[at(l)];
+    if (x.rows() == 1)  // so small a block that the way to its product would take as long
+      detail::add_by_dots<1>(y.data() + b.col, Index(1), x.data() + b.row, Index(0),
+                             weight.data() + b.row + b.col * weight.rows(), weight.rows(), b.rows, b.cols);
+    else
       add_product(y.middleCols(b.col, b.cols), x.middleCols(b.row, b.rows),
-                  parameters_.weight[at(l)].block(b.row, b.col, b.rows, b.cols));
+                  weight.block(b.row, b.col, b.rows, b.cols));
   }
   /// x += y W^T for a dense block.
   void add_block_transposed(Index l, const Block& b, const ConstBatch<S>& y, Batch<S> x) const {
@@ -449,7 +461,7 @@ class Made {
   /// Makes the features first ... end - 1: all sums of these degrees hold what comes from lower ones.
   template <class Make>
   void run_range(Index first, Index end, const ConstBatch<S>& input, const Batch<S>& output, Cache& cache,
-                 Make& make) const {
+                 Make&& make) const {
     const auto add = [&](Index l, const Block& b) {
       add_block(l, b, l == 0 ? input : after(cache, l - 1), l == last() ? output : cache.sum[at(l)].view());
     };

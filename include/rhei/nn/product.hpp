@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <rhei/core/types.hpp>
+#include <rhei/nn/few_rows.hpp>
 #include <type_traits>
 
 namespace rhei {
@@ -67,6 +68,44 @@ void add_matrix_vector(S* y, Index y_step, const S* m, Index rows, Index cols, I
     result.noalias() += Stored(m, rows, cols, Eigen::OuterStride<>(stride)) * vector;
 }
 
+/// c += op(a) * b for a few rows, where op transposes or does not.
+template <bool transpose_a, Real S>
+void add_few_rows(Panel<S> c, Panel<const S> a, Panel<const S> b) {
+  constexpr Index together = Lanes<S>::size, tile = 256;
+  constexpr Index tile_cols = 1024 / static_cast<Index>(sizeof(S));  // 256 KB of b stay in the second-level cache
+  S copies[std::max<Index>(4, together) * tile];
+  for_each_tile(1, c.cols, b.rows, 1, tile_cols, tile, [&](Index, Index, Index j, Index cols, Index k, Index depth) {
+    for (Index i = 0; i < c.rows;) {
+      const Index left = c.rows - i;
+      const auto add_dots = [&]<Index rows>(std::integral_constant<Index, rows>) {
+        const S* x = transpose_a ? a.at(k, i) : a.at(i, k);
+        if (!transpose_a && a.stride > 1) {
+          for (Index r = 0; r < rows; ++r)
+            for (Index m = 0; m < depth; ++m) copies[r * tile + m] = x[r + m * a.stride];
+          x = copies;
+        }
+        add_by_dots<rows>(c.at(i, j), c.stride, x, transpose_a ? a.stride : tile, b.at(k, j), b.stride, depth, cols);
+        i += rows;
+      };
+      if (fast_across<S> && 4 * left >= 3 * together) {
+        const Index rows = std::min(left, together);
+        if (rows < together) std::fill_n(copies, depth * together, S(0));
+        for (Index m = 0; m < depth; ++m)
+          for (Index r = 0; r < rows; ++r)
+            copies[m * together + r] = transpose_a ? *a.at(k + m, i + r) : *a.at(i + r, k + m);
+        add_across(c.at(i, j), c.stride, rows, copies, b.at(k, j), b.stride, depth, cols);
+        i += rows;
+      } else if (left >= 4) {
+        add_dots(std::integral_constant<Index, 4>());
+      } else if (left >= 2) {
+        add_dots(std::integral_constant<Index, 2>());
+      } else {
+        add_dots(std::integral_constant<Index, 1>());
+      }
+    }
+  });
+}
+
 /// c += op(a) * op(b), where op transposes or does not.
 template <bool transpose_a, bool transpose_b, Real S>
 void add_product(Panel<S> c, Panel<const S> a, Panel<const S> b) {
@@ -77,10 +116,14 @@ void add_product(Panel<S> c, Panel<const S> a, Panel<const S> b) {
   // second-level cache meanwhile; for one vector they need not, but Eigen may copy its part of it onto the stack.
   constexpr Index few = 8;
   const Index block = std::min(c.rows, c.cols) > 1 ? 256 : 8192;
-  if (c.rows < few) {
+  if (c.rows == 1 && !transpose_b && (transpose_a || a.stride == 1)) {  // nothing is read twice
+    add_by_dots<1>(c.data, c.stride, a.data, Index(0), b.data, b.stride, depth, c.cols);
+  } else if (c.rows < few + fast_across<S> && !transpose_b) {
+    add_few_rows<transpose_a>(c, a, b);
+  } else if (c.rows < few) {
     for_each_tile(c.rows, c.cols, depth, 1, block, block, [&](Index i, Index, Index j, Index cols, Index k, Index d) {
-      add_matrix_vector<!transpose_b>(c.at(i, j), c.stride, right(k, j), cols, d, b.stride, left(i, k),
-                                      transpose_a ? 1 : a.stride);
+      add_matrix_vector<false>(c.at(i, j), c.stride, right(k, j), cols, d, b.stride, left(i, k),
+                               transpose_a ? 1 : a.stride);
     });
   } else if (c.cols < few) {
     for_each_tile(c.cols, c.rows, depth, 1, block, block, [&](Index j, Index, Index i, Index rows, Index k, Index d) {
