@@ -53,6 +53,7 @@
 #include <rhei/distributions/uniform_normal.hpp>
 
 #include <rhei/layers/actnorm.hpp>
+#include <rhei/layers/affine_map.hpp>
 #include <rhei/layers/autoregressive.hpp>
 #include <rhei/layers/batch_norm.hpp>
 #include <rhei/layers/circular_shift.hpp>
@@ -112,6 +113,7 @@
 #include <rhei/models/mixed_nsf.hpp>
 #include <rhei/models/nice.hpp>
 #include <rhei/models/nsf.hpp>
+#include <rhei/models/optimize_for_inference.hpp>
 #include <rhei/models/planar.hpp>
 #include <rhei/models/rbig.hpp>
 #include <rhei/models/realnvp.hpp>

@@ -55,6 +55,7 @@ enum class Defect {
   float_inaccurate,
   throws_on_empty,
   allocates,
+  not_affine,
 };
 
 /// x = z * exp(log_scale + tanh(c W)) + c V + offset: a small conditional layer, correct but for its defect.
@@ -274,7 +275,7 @@ class Curve {
   Curve(Index dim, Kind kind, Defect defect = Defect::none) : dim_(dim), kind_(kind), defect_(defect) {}
   Index dim() const { return dim_; }
   Index context_dim() const { return 0; }
-  Traits traits() const { return {}; }
+  Traits traits() const { return {.affine = defect_ == Defect::not_affine}; }
   Options options() const { return Options("curve"); }
   Gradient make_gradient() const { return {}; }
 
@@ -422,6 +423,9 @@ TEST_CASE("each defect is caught by the check that looks for it", "[conformance]
 TEST_CASE("defects that need another layer or scalar are caught", "[conformance]") {
   CHECK(caught(check_layer(curve<double>(Curve<double>::Kind::bend, Defect::d_input_without_log_det), {}),
                "gradient against finite differences: d input"));
+  const Report not_affine = check_layer(curve<double>(Curve<double>::Kind::bend, Defect::not_affine), {});
+  CHECK(caught(not_affine, "affine: output"));
+  CHECK(caught(not_affine, "affine: log_det"));
   CHECK(caught(check_layer(specimen<float>(Defect::float_inaccurate), {}), "float against double: output"));
   CHECK(caught(check_layer(specimen<float>(Defect::inverse_scaled), {}), "round trip"));
   if (test::counts_allocations()) CHECK(caught(check_layer(specimen<float>(Defect::allocates), {}), "steady state"));

@@ -79,6 +79,7 @@ AnyLayer<S> every_layer(Rng& rng) {
   Layers<S> layers;
   layers.push_back(ElementwiseAffine<S>(dim));
   layers.push_back(Rescaling<S>(dim));
+  layers.push_back(AffineMap<S>::from_layer(LuLinear<S>(dim, rng)));
   layers.push_back(Inverted<AnyLayer<S>>(Repeat<AnyLayer<S>>(couplings<S>(rng))));
   layers.push_back(Inverted<AnyLayer<S>>(Repeat<AnyLayer<S>>(autoregressive<S>(rng))));
   layers.push_back(Planar<S>(dim, rng));

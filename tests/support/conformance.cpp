@@ -432,6 +432,7 @@ class Checker {
       }
       if (rows_separable && n > 1) check_parts(s, result, 1);
       if (traits.rows_independent && n > 1) check_nan_rows(s);
+      if (traits.affine && !s.training) check_affine(s, result);
     }
     if (n > small_batch && rows_separable) check_parts(s, result, small_batch);
     if constexpr (!is_double) check_against_double(s, result);
@@ -574,6 +575,16 @@ class Checker {
       else if (tensor.name != "output" && tensor.name != "d input")
         tensor.values.array() -= S(1.5);
     close("added to what is there", added, want, tolerance().rounding);
+  }
+
+  /// A layer that says so is affine: half way between two inputs lies half way between their outputs.
+  void check_affine(const Setup<S>& s, const Tensors<S>& result) {
+    Setup<S> between = s;
+    between.in = (s.in + s.in.colwise().reverse()) / S(2);
+    const Matrix<S>& out = result[0].values;
+    const Vector<S> log_det = Vector<S>::Constant(s.rows(), result[1].values(0, 0));
+    close("affine", evaluate(between),
+          Tensors<S>{{"output", (out + out.colwise().reverse()) / S(2)}, {"log_det", log_det}}, tolerance().rounding);
   }
 
   /// What is declined changes nothing of the rest.

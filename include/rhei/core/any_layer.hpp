@@ -95,6 +95,13 @@ class AnyLayer : public detail::Erased<detail::LayerInterface<S>, S> {
     static_assert(Layer<Held>);
   }
 
+  /// The layer that is held, if it is an L; null if it is not.
+  template <class L>
+  [[nodiscard]] const L* get_if() const {
+    if (held_->tag() != &detail::type_tag<L>) return nullptr;
+    return &static_cast<const detail::LayerModel<L>&>(*held_).held;
+  }
+
   [[nodiscard]] Traits traits() const { return held_->traits(); }
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     held_->forward(call, z, x, log_det, cache);

@@ -33,10 +33,11 @@ struct Traits {
   bool inverse_exact = true;     ///< inverse is a formula, not an iteration
   bool log_det_exact = true;     ///< not an unbiased estimate
   bool rows_independent = true;  ///< no sample influences another
+  bool affine = false;           ///< outside of training an affine map in either direction, the log-det a constant
 
   friend constexpr Traits operator&(Traits a, Traits b) {
     return {a.forward_exact && b.forward_exact, a.inverse_exact && b.inverse_exact, a.log_det_exact && b.log_det_exact,
-            a.rows_independent && b.rows_independent};
+            a.rows_independent && b.rows_independent, a.affine && b.affine};
   }
   bool operator==(const Traits&) const = default;
 };

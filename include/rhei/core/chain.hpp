@@ -122,7 +122,7 @@ class Sequence {
   [[nodiscard]] const Layers& layers() const { return layers_; }
 
   [[nodiscard]] Traits traits() const {
-    Traits all;
+    Traits all{.affine = true};
     for_each_element(layers_, [&](const auto&, const auto& layer) { all = all & layer.traits(); });
     return all;
   }

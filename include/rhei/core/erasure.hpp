@@ -141,6 +141,7 @@ class AnyCache {
 template <class Derived, Real S>
 struct ErasedInterface {
   virtual ~ErasedInterface() = default;
+  virtual const void* tag() const = 0;
   virtual std::unique_ptr<Derived> clone() const = 0;
   virtual Index dim() const = 0;
   virtual Index context_dim() const = 0;
@@ -156,6 +157,7 @@ template <class Model, class Interface, class T>
 struct ErasedModel : Interface {
   using S = typename T::Scalar;
   explicit ErasedModel(T t) : held(std::move(t)) {}
+  const void* tag() const override { return &type_tag<T>; }
   std::unique_ptr<Interface> clone() const override { return std::make_unique<Model>(held); }
   Index dim() const override { return held.dim(); }
   Index context_dim() const override { return held.context_dim(); }

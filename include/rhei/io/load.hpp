@@ -16,6 +16,7 @@
 #include <rhei/distributions/uniform_normal.hpp>
 #include <rhei/io/flow_file.hpp>
 #include <rhei/layers/actnorm.hpp>
+#include <rhei/layers/affine_map.hpp>
 #include <rhei/layers/autoregressive.hpp>
 #include <rhei/layers/batch_norm.hpp>
 #include <rhei/layers/circular_shift.hpp>
@@ -65,6 +66,7 @@ class Registry {
     add_layer<BatchNorm<S>>();
     add_layer<ElementwiseAffine<S>>();
     add_layer<Rescaling<S>>();
+    add_layer<AffineMap<S>>();
     add_layer<CircularShift<S>>();
     add_layer<Domains<S>>();
     add_layer<MarginalGaussianization<S>>();

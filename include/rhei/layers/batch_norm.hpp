@@ -101,7 +101,7 @@ class BatchNorm {
   [[nodiscard]] Index dim() const { return mean_.size(); }
   [[nodiscard]] Index context_dim() const { return 0; }
   /// In training every row depends on all others; elsewhere none does.
-  [[nodiscard]] static constexpr Traits traits() { return {.rows_independent = false}; }
+  [[nodiscard]] static constexpr Traits traits() { return {.rows_independent = false, .affine = true}; }
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }

@@ -176,7 +176,7 @@ class DenseLinear {
 
   [[nodiscard]] Index dim() const { return parameters_.bias.size(); }
   [[nodiscard]] Index context_dim() const { return 0; }
-  [[nodiscard]] static constexpr Traits traits() { return {}; }
+  [[nodiscard]] static constexpr Traits traits() { return {.affine = true}; }
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }

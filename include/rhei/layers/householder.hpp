@@ -134,7 +134,7 @@ class Householder {
   [[nodiscard]] Index context_dim() const { return 0; }
   /// The number of reflections.
   [[nodiscard]] Index count() const { return parameters_.vectors.cols(); }
-  [[nodiscard]] static constexpr Traits traits() { return {}; }
+  [[nodiscard]] static constexpr Traits traits() { return {.affine = true}; }
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }

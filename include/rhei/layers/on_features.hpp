@@ -50,7 +50,7 @@ class OnFeatures {
 
   [[nodiscard]] Index dim() const { return dim_; }
   [[nodiscard]] Index context_dim() const { return layer_ ? layer_->context_dim() : 0; }
-  [[nodiscard]] Traits traits() const { return layer_ ? layer_->traits() : Traits{}; }
+  [[nodiscard]] Traits traits() const { return layer_ ? layer_->traits() : Traits{.affine = true}; }
   [[nodiscard]] Gradient make_gradient() const {
     Gradient gradient;
     if (layer_) gradient.layer.emplace(layer_->make_gradient());

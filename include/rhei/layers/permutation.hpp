@@ -94,7 +94,7 @@ class Permutation {
 
   [[nodiscard]] Index dim() const { return static_cast<Index>(indices_.size()); }
   [[nodiscard]] Index context_dim() const { return 0; }
-  [[nodiscard]] static constexpr Traits traits() { return {}; }
+  [[nodiscard]] static constexpr Traits traits() { return {.affine = true}; }
   [[nodiscard]] Gradient make_gradient() const { return {}; }
   [[nodiscard]] const std::vector<std::int64_t>& indices() const { return indices_; }
 

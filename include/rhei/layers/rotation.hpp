@@ -78,7 +78,7 @@ class Rotation {
 
   [[nodiscard]] Index dim() const { return matrix_.rows(); }
   [[nodiscard]] Index context_dim() const { return 0; }
-  [[nodiscard]] static constexpr Traits traits() { return {}; }
+  [[nodiscard]] static constexpr Traits traits() { return {.affine = true}; }
   [[nodiscard]] Gradient make_gradient() const { return {}; }
   /// Q, D x D.
   [[nodiscard]] const Matrix<S>& matrix() const { return matrix_; }
