@@ -4,11 +4,17 @@
 /// Checkpoints: a run that was interrupted and goes on gives the bits of one that was not; what does not fit is refused
 /// by name.
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include <chrono>
+#include <filesystem>
 #include <rhei/data/energies.hpp>
 #include <rhei/io/checkpoint.hpp>
 #include <rhei/models/realnvp.hpp>
 #include <rhei/train/fit.hpp>
 #include <rhei/train/fit_variational.hpp>
+#include <thread>
 
 #include "support/catch.hpp"
 #include "support/files.hpp"
@@ -145,6 +151,60 @@ TEMPLATE_TEST_CASE("A resumed fit gives the bits of one that was not interrupted
       return fit_variational(flow, objective, o, rng);
     });
   }
+}
+
+TEST_CASE("A run that is killed at any moment goes on from its last good checkpoint", "[checkpoint]") {
+  const std::string folder = [] {
+    std::string name = "/tmp/rhei-kill-XXXXXX";  // a process that is killed leaves its temporary file
+    if (!::mkdtemp(name.data())) throw std::runtime_error("no temporary folder");
+    return name;
+  }();
+  const std::string path = folder + "/run.checkpoint";
+  const Matrix<float> x = rows<float>(200);
+  const auto train = [&](bool whole) {
+    FitOptions options{.epochs = 40, .batch_size = 16};
+    if (!whole) options.checkpoint = checkpoint_to(path);
+    if (!whole && std::filesystem::exists(path)) options.resume = resume_from(path);
+    auto flow = small_flow<float>();
+    Rng rng(3);
+    fit(flow, x, options, rng);
+    return bits(flow);
+  };
+  const std::string uninterrupted = train(true);
+
+  Rng delays(11);
+  Index epochs = 0, kills = 0, longest = 1'000;  // microseconds
+  for (bool ended = false; !ended;) {
+    const ::pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      try {
+        train(false);
+        ::_exit(0);
+      } catch (...) {
+        ::_exit(1);
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(delays.below(longest)));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    ended = !WIFSIGNALED(status);
+    if (ended) REQUIRE(WEXITSTATUS(status) == 0);
+    kills += !ended;
+    if (!std::filesystem::exists(path)) {
+      longest *= 2;
+      continue;
+    }
+    const Index reached = read_safetensors(path).at("history").shape.at(0);  // it is whole
+    CHECK(reached >= epochs);
+    if (reached == epochs) longest += longest / 4;  // so that the test comes to an end
+    epochs = reached;
+  }
+  CHECK(epochs == 40);
+  CHECK(kills >= 5);
+  CHECK(train(false) == uninterrupted);
+  std::filesystem::remove_all(folder);
 }
 
 TEST_CASE("A checkpoint is a safetensors file that says what it is", "[checkpoint]") {

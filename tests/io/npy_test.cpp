@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+#include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -207,6 +208,10 @@ TEST_CASE("what is not a readable NPY file is refused with what is wrong", "[io]
   std::string lie = npy(header("<f8", "(2, 3)"), six, 2);
   lie.replace(8, 4, "\xff\xff\xff\xff");
   CHECK(has(refusal_of(lie), "expected at least 4294967307: the file is truncated"));
+
+  if (test::counts_allocations())  // 4 GiB that are not there
+    for (const std::string& file : {lie, with(header("<f8", "(536870912, 1)")), with(header("<f8", "(1, 536870912)"))})
+      CHECK(test::bytes_in([&] { refusal_of(file); }) < 16'384);
 
   test::TemporaryFolder folder;
   const std::string path = folder / "short.npy";

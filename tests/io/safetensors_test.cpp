@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+#include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -318,6 +319,24 @@ TEST_CASE("a header that lies about its length costs nothing", "[io][safetensors
   REQUIRE(::truncate(path.c_str(), off_t{1} << 40) == 0);
   CHECK(has(refusal([&] { read_safetensors(path); }), "expected at most 100000000 in a file of 1099511627776"));
   CHECK(has(refusal([&] { read_safetensors("/dev/zero"); }), "/dev/zero: is a pipe or a device"));
+}
+
+TEST_CASE("a lie of 4 GiB in a header allocates nothing of that", "[io][safetensors][allocation]") {
+  if (!test::counts_allocations()) return;
+  std::string length = container("{}", "");
+  const std::uint64_t four_gib = std::uint64_t{1} << 32;
+  std::memcpy(length.data(), &four_gib, 8);
+  const auto tensor = [](const std::string& shape, const std::string& offsets) {
+    return container("{\"w\":{\"dtype\":\"F32\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}}",
+                     std::string(16, '\0'));
+  };
+  for (const std::string& file : {length, tensor("[1073741824]", "[0,4294967296]"), tensor("[1073741824]", "[0,16]"),
+                                  tensor("[4]", "[4294967296,4294967312]"), tensor("[32768,32768]", "[0,16]")}) {
+    CAPTURE(file.substr(8, 80));
+    std::string refused;
+    CHECK(test::bytes_in([&] { refused = refusal_of(file); }) < 16'384);
+    CHECK(has(refused, "expected") != has(refused, "data_offsets say 16"));
+  }
 }
 
 TEST_CASE("a tensor that is not consistent is not added", "[io][safetensors]") {

@@ -14,11 +14,17 @@
 #endif
 
 namespace {
-thread_local std::size_t count = 0;
+thread_local std::size_t count = 0, bytes = 0;
+
+[[maybe_unused]] void note(std::size_t size) {
+  ++count;
+  bytes += size;
 }
+}  // namespace
 
 namespace rhei::test {
 std::size_t allocation_count() { return count; }
+std::size_t allocated_bytes() { return bytes; }
 }  // namespace rhei::test
 
 #if defined(__GLIBC__) && !defined(RHEI_TEST_SANITIZED)
@@ -32,23 +38,23 @@ void* __libc_realloc(void* memory, std::size_t size);
 void* __libc_memalign(std::size_t alignment, std::size_t size);
 
 void* malloc(std::size_t size) {
-  ++count;
+  note(size);
   return __libc_malloc(size);
 }
 void* calloc(std::size_t number, std::size_t size) {
-  ++count;
+  note(number * size);
   return __libc_calloc(number, size);
 }
 void* realloc(void* memory, std::size_t size) {
-  ++count;
+  note(size);
   return __libc_realloc(memory, size);
 }
 void* aligned_alloc(std::size_t alignment, std::size_t size) {
-  ++count;
+  note(size);
   return __libc_memalign(alignment, size);
 }
 int posix_memalign(void** result, std::size_t alignment, std::size_t size) {
-  ++count;
+  note(size);
   *result = __libc_memalign(alignment, size);
   return *result == nullptr ? ENOMEM : 0;
 }

@@ -13,8 +13,9 @@ namespace rhei::test {
 /// Whether allocations are counted at all: with glibc and without a sanitizer, which brings its own malloc.
 bool counts_allocations();
 
-/// The number of allocations this thread has made.
+/// The number of allocations this thread has made, and the bytes that they asked for.
 std::size_t allocation_count();
+std::size_t allocated_bytes();
 
 /// The number of allocations that `f()` makes on this thread.
 template <class F>
@@ -22,6 +23,14 @@ std::size_t allocations_in(F&& f) {
   const std::size_t before = allocation_count();
   f();
   return allocation_count() - before;
+}
+
+/// The bytes that `f()` asks for on this thread, whether it gives them back or not.
+template <class F>
+std::size_t bytes_in(F&& f) {
+  const std::size_t before = allocated_bytes();
+  f();
+  return allocated_bytes() - before;
 }
 
 }  // namespace rhei::test

@@ -6,9 +6,10 @@
 /// what is needed to build the flow again.
 ///
 /// metadata: "format" = "rhei", "format_version" = "1", "rhei_version" (for people), "flow" = the architecture as JSON
-/// (the flow's Options). Tensors are written in the flow's own scalar, integers as I64, so that a round trip keeps
-/// every bit. `load_into` fills a flow whose type the program knows; `load` (io/load.hpp) builds one from the file
-/// alone.
+/// (the flow's Options). The version stands for the layout and for what the tensors of every type mean: whoever changes
+/// a layer's parametrization gives the layer another type, or the format another version. Tensors are written in the
+/// flow's own scalar, integers as I64, so that a round trip keeps every bit. `load_into` fills a flow whose type the
+/// program knows; `load` (io/load.hpp) builds one from the file alone.
 ///
 /// What is said of flows here holds of single layers and distributions, too.
 
