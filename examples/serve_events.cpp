@@ -71,12 +71,22 @@ Served served(std::string name, F flow, rhei::Rng& rng) {
 
 std::vector<Served> named_flows(rhei::Rng& rng) {
   namespace m = rhei::models;
-  return {
-      served("realnvp-8d", m::realnvp<float>(8, {.layers = 4, .hidden = {64, 64}}, rng), rng),
-      served("nsf-8d", m::nsf<float>(8, {.layers = 4, .hidden = {64, 64}, .spline = {.bins = 8}}, rng), rng),
-      served("maf-16d", m::maf<float>(16, {.layers = 5, .net = {.hidden = {128, 128}}}, rng), rng),
-      served("glow-8d", m::glow<float>(8, {}, rng), rng),
-  };
+  const m::RealNvpOptions realnvp{.layers = 4, .hidden = {64, 64}};
+  const m::NsfOptions nsf{.layers = 4, .hidden = {64, 64}, .spline = {.bins = 8}};
+  const m::MafOptions maf{.layers = 5, .net = {.hidden = {128, 128}}};
+  std::vector<Served> flows;
+  flows.push_back(served("realnvp-8d", m::realnvp<float>(8, realnvp, rng), rng));
+  flows.push_back(served("nsf-8d", m::nsf<float>(8, nsf, rng), rng));
+  flows.push_back(served("maf-16d", m::maf<float>(16, maf, rng), rng));
+  flows.push_back(served("glow-8d", m::glow<float>(8, {}, rng), rng));
+  return flows;
+}
+
+/// Threads of this process; 0 where the system does not say.
+std::ptrdiff_t thread_count() {
+  std::error_code none;
+  const std::filesystem::directory_iterator tasks("/proc/self/task", none);
+  return none ? 0 : std::distance(begin(tasks), end(tasks));
 }
 
 /// Times serve(i) for each event and prints one line.
@@ -134,6 +144,7 @@ void run(const Arguments& arguments) {
   std::printf("%-30s %8s %8s %8s %8s   microseconds an event\n", "", "p50", "p90", "p99", "max");
   for (const Served& one : flows) serve(one, arguments);
   if (rhei::test::counts_allocations()) std::printf("allocations while serving: 0\n");
+  if (const auto threads = thread_count(); threads > 0) std::printf("threads: %td\n", threads);
 }
 
 }  // namespace
