@@ -37,9 +37,8 @@ void append_parts(const L& layer, std::vector<AnyLayer<S>>& parts) {
     } else if (const auto* inverted = layer.template get_if<Inverted<AnyLayer<S>>>()) {
       std::vector<AnyLayer<S>> inner;
       append_parts(inverted->layer(), inner);
-      std::for_each(inner.rbegin(), inner.rend(), [&](AnyLayer<S>& part) {
-        parts.push_back(Inverted<AnyLayer<S>>(std::move(part)));
-      });
+      std::for_each(inner.rbegin(), inner.rend(),
+                    [&](AnyLayer<S>& part) { parts.push_back(Inverted<AnyLayer<S>>(std::move(part))); });
     } else {
       parts.push_back(layer);
     }
