@@ -99,7 +99,8 @@ class SinhArcsinh {
   static std::pair<S, S> pull_back(const auto& in, const auto& out, const auto& d_out, const auto& d_log_det, Index d,
                                    S log_a, Batch<S>* d_in) {
     const S a = std::exp(log_a);
-    const auto u = in.col(d).array(), y = out.col(d).array(), weight = d_log_det.array();
+    const auto u = in.col(d).array(), y = out.col(d).array();
+    const auto weight = d_log_det.array();
     const auto slope_u = (S(1) + u.square()).sqrt(), slope_y = (S(1) + y.square()).sqrt();
     const auto g = d_out.col(d).array() * slope_y + weight * y / slope_y;
     if (d_in) d_in->col(d).array() = a * g / slope_u - weight * u / slope_u.square();

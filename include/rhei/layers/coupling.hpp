@@ -97,8 +97,9 @@ class Coupling {
         .set("net", net_.options());
   }
   static Coupling from_options(const Options& options) {
-    return Coupling(options.get_size("dim", 1), options.get_sizes("transformed"),
-                    T::from_options(options.get<Options>("transformer")), N::from_options(options.get<Options>("net")));
+    const Index dim = options.get_size("dim", 1);
+    return Coupling(dim, options.get_sizes("transformed"), T::from_options(options.get<Options>("transformer")),
+                    N::from_options(options.get<Options>("net")));
   }
 
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
