@@ -27,8 +27,8 @@ void for_each_constant(F&& f) {
   (std::make_integer_sequence<Index, count>());
 }
 
-/// out_i = the sum of the values in lanes[i], for as many as a register holds. (Inlined: else all lanes would be kept in
-/// memory from the beginning.)
+/// out_i = the sum of the values in lanes[i], for as many as a register holds. (Inlined: else all lanes would be kept
+/// in memory from the beginning.)
 template <Real S>
 [[gnu::always_inline]] inline void sum_each(const Lanes<S>* lanes, S* out) {
   constexpr Index size = Lanes<S>::size;
@@ -144,7 +144,8 @@ inline constexpr bool fast_across = Lanes<S>::size * sizeof(S) >= 32;
 /// c y_stride, b_kc at b + c b_stride + k, and x_kr at x + k Lanes<S>::size + r. (Inlined it would run out of registers
 /// for the columns' addresses.)
 template <Index columns, Real S>
-[[gnu::noinline]] void add_across_columns(S* y, Index y_stride, Index rows, const S* x, const S* b, Index b_stride, Index depth) {
+[[gnu::noinline]] void add_across_columns(S* y, Index y_stride, Index rows, const S* x, const S* b, Index b_stride,
+                                          Index depth) {
   using L = Lanes<S>;
   L sums[columns];
   for_each_constant<columns>([&](auto c) { sums[c] = L(S(0)); });

@@ -448,8 +448,7 @@ class Made {
       detail::add_by_dots<1>(y.data() + b.col, Index(1), x.data() + b.row, Index(0),
                              weight.data() + b.row + b.col * weight.rows(), weight.rows(), b.rows, b.cols);
     else
-      add_product(y.middleCols(b.col, b.cols), x.middleCols(b.row, b.rows),
-                  weight.block(b.row, b.col, b.rows, b.cols));
+      add_product(y.middleCols(b.col, b.cols), x.middleCols(b.row, b.rows), weight.block(b.row, b.col, b.rows, b.cols));
   }
   /// x += y W^T for a dense block.
   void add_block_transposed(Index l, const Block& b, const ConstBatch<S>& y, Batch<S> x) const {
