@@ -200,7 +200,7 @@ class Made {
   void forward(ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache) const {
     prepare("Made::forward", input, context, output, cache);
     if (leaf(input.rows()) < features()) return run_range(0, features(), input, output, cache, [](Index) {});
-    for (Index l = 0; l <= last(); ++l) {  // few rows: fewer and longer loops
+    for (Index l = 0; l <= last(); ++l) {  // a row alone: fewer and longer loops
       const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
       for (Index g = 0; g < features(); ++g)
         add_block(l, block(l, 0, g + 1, g, g + 1), x, l == last() ? output : cache.sum[at(l)].view());
@@ -321,9 +321,9 @@ class Made {
     return is_in_place(l) ? cache.sum[at(l)].view() : cache.after[at(l)].view();
   }
 
-  /// Degrees that are taken one after the other rather than in halves: all where a few rows make every product one of
-  /// a matrix and a vector.
-  [[nodiscard]] Index leaf(Index rows) const { return rows < 8 ? features() : 4; }
+  /// Degrees that are taken one after the other rather than in halves: all for a row alone, which has no use for larger
+  /// products.
+  [[nodiscard]] Index leaf(Index rows) const { return rows == 1 ? features() : 4; }
 
   /// Fills all sums with what does not depend on the features.
   void prepare(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Batch<S> output,
