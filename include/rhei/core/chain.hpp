@@ -74,7 +74,7 @@ class Sequence {
   static constexpr std::string_view type = "chain";
 
   struct Gradient {
-    typename Alongside<Layers>::Gradients layers;
+    typename Alongside<Layers>::Gradients layers;  ///< of each layer, in their order
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
@@ -83,19 +83,20 @@ class Sequence {
   };
 
   struct Cache {
-    typename Alongside<Layers>::Caches layers;
-    std::vector<Buffer<S>> between;        ///< b_1 ... b_{K-1}, or two that take turns unless everything is kept
-    std::array<Buffer<S>, 2> d_between{};  ///< their derivatives, which take turns
-    Keep kept = Keep::nothing;
-    Index rows = 0;
+    typename Alongside<Layers>::Caches layers;  ///< of each layer, or one that they share unless everything is kept
+    std::vector<Buffer<S>> between;             ///< b_1 ... b_{K-1}, or two that take turns unless everything is kept
+    std::array<Buffer<S>, 2> d_between{};       ///< their derivatives, which take turns
+    Keep kept = Keep::nothing;                  ///< by the last evaluation
+    Index rows = 0;                             ///< of the last evaluation, n
     /// With Keep::output: the worst |b - b'| / max(1, |b|) of the true input b of the last pullback and the rebuilt b'.
     double round_trip = 0;
-    Buffer<S> rebuilt;
-    Replay<S> replay;
-    bool stored = false;                         ///< whether the layers' memory lies in `memory`, not in their caches
+    Buffer<S> rebuilt;    ///< n x D, with Keep::output: the input of the layer whose pullback runs
+    Replay<S> replay;     ///< scratch, with Keep::output
+    bool stored = false;  ///< whether the layers' memory lies in `memory`, not in their caches
     std::vector<std::vector<Buffer<S>>> memory;  ///< of each layer, where they share a cache and it must outlive that
   };
 
+  /// \throws std::invalid_argument if there is no layer, or if dimensions or contexts differ.
   explicit Sequence(Layers layers) : layers_(std::move(layers)) {
     check_value("Chain", "the number of layers", size(), size() > 0, "at least 1");
     for_each_element(layers_, [this](const std::string& i, const auto& layer) {
@@ -118,6 +119,7 @@ class Sequence {
     else
       return static_cast<Index>(std::tuple_size_v<Layers>);
   }
+  /// In the order in which forward applies them.
   [[nodiscard]] Layers& layers() { return layers_; }
   [[nodiscard]] const Layers& layers() const { return layers_; }
 
@@ -432,6 +434,7 @@ template <Layer... L>
 class Chain : public detail::Sequence<std::tuple<L...>> {
  public:
   using Base = detail::Sequence<std::tuple<L...>>;
+  /// In the order in which forward applies them.
   explicit Chain(L... layers) : Base(std::tuple<L...>(std::move(layers)...)) {}
 
   /// The same layers in another scalar.
@@ -452,6 +455,7 @@ template <Layer L>
 class Repeat : public detail::Sequence<std::vector<L>> {
  public:
   using Base = detail::Sequence<std::vector<L>>;
+  /// At least one; in the order in which forward applies them.
   explicit Repeat(std::vector<L> layers) : Base(std::move(layers)) {}
   /// `count` layers made by make(0), make(1), ... in this order.
   template <std::invocable<int> Make>

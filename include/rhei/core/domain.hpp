@@ -21,6 +21,7 @@ namespace rhei {
 ///                                        Domain::circle(0, 24)};  // the hours of a day
 /// \endcode
 struct Domain {
+  /// What sort of set it is.
   enum class Kind {
     line,       ///< all real numbers
     interval,   ///< lower < x < upper
@@ -30,15 +31,18 @@ struct Domain {
   /// As files spell the kinds.
   static constexpr std::array<std::string_view, 4> names = {"line", "interval", "half_line", "circle"};
 
-  Kind kind = Kind::line;
-  double lower = -std::numeric_limits<double>::infinity();
-  double upper = std::numeric_limits<double>::infinity();
+  Kind kind = Kind::line;                                   ///< what lower and upper mean
+  double lower = -std::numeric_limits<double>::infinity();  ///< where the set begins, in the units of the feature
+  double upper = std::numeric_limits<double>::infinity();   ///< where it ends
 
+  /// All real numbers.
   [[nodiscard]] static Domain line() { return {}; }
+  /// What lies between two ends.
   /// \throws std::invalid_argument unless lower < upper, both finite, and their distance too.
   [[nodiscard]] static Domain interval(double lower, double upper) {
     return bounded("Domain::interval", {Kind::interval, lower, upper});
   }
+  /// What lies above an end.
   /// \throws std::invalid_argument unless lower is finite.
   [[nodiscard]] static Domain half_line(double lower = 0) {
     detail::check_value("Domain::half_line", "lower", lower, std::isfinite(lower), "a finite number");
@@ -50,6 +54,7 @@ struct Domain {
     return bounded("Domain::circle", {Kind::circle, lower, upper});
   }
 
+  /// Whether its two ends are the same point.
   [[nodiscard]] bool is_circle() const { return kind == Kind::circle; }
 
   /// The kind, and those ends that are finite.

@@ -188,19 +188,23 @@ class Erased {
   [[nodiscard]] Gradient make_gradient() const { return held_->make_gradient(); }
   void check_state() { held_->check_state(); }
 
+  /// Calls f(name, Batch<S>) for each parameter of what is held, ConstBatch<S> where it is const.
   template <class F>
   void visit_parameters(F&& f, std::string_view prefix) {
     held_->visit_parameters(f, prefix);
   }
+  /// The same, to read.
   template <class F>
   void visit_parameters(F&& f, std::string_view prefix) const {
     const ReadOnly<S, std::remove_reference_t<F>> read{f};
     held_->visit_parameters(read, prefix);
   }
+  /// Calls f(name, Batch<S>) or f(name, std::span<std::int64_t>) for each piece of state of what is held.
   template <class F>
   void visit_state(F&& f, std::string_view prefix) {
     held_->visit_state(f, prefix);
   }
+  /// The same, to read.
   template <class F>
   void visit_state(F&& f, std::string_view prefix) const {
     const ReadOnly<S, std::remove_reference_t<F>> read{f};

@@ -22,7 +22,9 @@ namespace rhei {
 template <Distribution Base_, Layer Transform_>
 class Flow {
  public:
+  /// The density of the latent.
   using Base = Base_;
+  /// From latent to data.
   using Transform = Transform_;
   using Scalar = typename Transform::Scalar;
   using S = Scalar;
@@ -34,8 +36,8 @@ class Flow {
   static constexpr Index chunk_rows = 256;
 
   struct Gradient {
-    typename Base::Gradient base;
-    typename Transform::Gradient transform;
+    typename Base::Gradient base;            ///< of the base density
+    typename Transform::Gradient transform;  ///< of the layers
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
@@ -45,29 +47,33 @@ class Flow {
   };
 
   struct Cache {
-    typename Base::Cache base;
-    typename Transform::Cache transform;
-    Buffer<S> z, d_z, log_det;
-    Buffer<S> in, context, out;  ///< a chunk of rows, made compact
-    Keep kept = Keep::nothing;
+    typename Base::Cache base;            ///< of the base density
+    typename Transform::Cache transform;  ///< of the layers
+    Buffer<S> z, d_z, log_det;            ///< n x D: the latent, dL/dz; n
+    Buffer<S> in, context, out;           ///< a chunk of rows, made compact
+    Keep kept = Keep::nothing;            ///< by the last log_prob
     /// With Keep::output: the worst |x - x'| / max(1, |x|) of the last pullback's x and the x' rebuilt from its latent.
     double round_trip = 0;
-    Buffer<S> rebuilt;
-    detail::Replay<S> replay;
+    Buffer<S> rebuilt;         ///< n x D, with Keep::output: x'
+    detail::Replay<S> replay;  ///< scratch, with Keep::output
   };
 
+  /// What forward() gives.
   struct Forward {
     Matrix<S> x;        ///< n x D
     Vector<S> log_det;  ///< n, log|det dx/dz|
   };
+  /// What inverse() gives.
   struct Inverse {
     Matrix<S> z;        ///< n x D
     Vector<S> log_det;  ///< n, log|det dz/dx|
   };
+  /// What sample_and_log_prob() gives.
   struct Sample {
     Matrix<S> x;         ///< n x D
     Vector<S> log_prob;  ///< n
   };
+  /// What log_prob_gradient() gives.
   struct LogProbGradient {
     Vector<S> log_prob;  ///< n
     Matrix<S> gradient;  ///< n x D, d log p(x) / dx
@@ -83,6 +89,8 @@ class Flow {
         "0 or " + std::to_string(transform_.context_dim()) + " columns, as the layers");
   }
 
+  /// Of layers in the order in which forward applies them.
+  /// \throws std::invalid_argument where dimensions or contexts differ.
   template <class... L>
   requires(sizeof...(L) > 1) explicit Flow(Base base, L... layers)
       : Flow(std::move(base), Transform(std::move(layers)...)) {}
@@ -90,8 +98,10 @@ class Flow {
   [[nodiscard]] Index dim() const { return transform_.dim(); }
   /// Columns of the context that every call must then pass; 0 for an unconditional flow.
   [[nodiscard]] Index context_dim() const { return std::max(base_.context_dim(), transform_.context_dim()); }
+  /// The density of the latent.
   [[nodiscard]] Base& base() { return base_; }
   [[nodiscard]] const Base& base() const { return base_; }
+  /// The layers: mostly one Chain or Repeat of them.
   [[nodiscard]] Transform& transform() { return transform_; }
   [[nodiscard]] const Transform& transform() const { return transform_; }
   [[nodiscard]] Gradient make_gradient() const { return {base_.make_gradient(), transform_.make_gradient()}; }
@@ -155,6 +165,7 @@ class Flow {
     sample_and_log_prob(rng, context, result.x, result.log_prob, cache);
     return result;
   }
+  /// The same into the caller's memory, as many rows as x has; log_p: n, in nats.
   void sample_and_log_prob(Rng& rng, In context, Eigen::Ref<Matrix<S>> x, Eigen::Ref<Vector<S>> log_p,
                            Cache& cache) const {
     detail::check_shape("Flow::sample_and_log_prob", "log_p", log_p.size(), 1, x.rows(), 1);

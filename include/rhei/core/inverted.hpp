@@ -18,6 +18,7 @@ class Inverted {
   using Cache = typename L::Cache;
   static constexpr std::string_view type = "inverted";
 
+  /// Of this layer, whose parameters keep their names.
   explicit Inverted(L layer) : layer_(std::move(layer)) {}
 
   [[nodiscard]] Index dim() const { return layer_.dim(); }
@@ -29,6 +30,7 @@ class Inverted {
   }
   [[nodiscard]] Gradient make_gradient() const { return layer_.make_gradient(); }
   [[nodiscard]] Options options() const { return Options(type).set("layer", layer_.options()); }
+  /// The layer whose directions are swapped.
   [[nodiscard]] L& layer() { return layer_; }
   [[nodiscard]] const L& layer() const { return layer_; }
 

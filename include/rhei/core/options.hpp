@@ -23,12 +23,17 @@ namespace rhei {
 /// allocates.
 class Options {
  public:
+  /// Descriptions one after the other, of the layers of a chain for example.
   using List = std::vector<Options>;
+  /// Sizes, indices.
   using Integers = std::vector<std::int64_t>;
+  /// All that an entry can hold.
   using Value = std::variant<bool, std::int64_t, double, std::string, Integers, Options, List>;
+  /// Name and value.
   using Entry = std::pair<std::string, Value>;
 
   Options() = default;
+  /// With the entry "type".
   explicit Options(std::string_view type) { set("type", std::string(type)); }
 
   /// Adds an entry; returns *this so that a description reads as one expression. (Inlined, g++ 12 takes the unused
@@ -38,8 +43,10 @@ class Options {
     return *this;
   }
 
+  /// In the order in which they were set.
   [[nodiscard]] const std::vector<Entry>& entries() const { return entries_; }
 
+  /// Whether there is an entry of this name.
   [[nodiscard]] bool has(std::string_view name) const { return find(name) != nullptr; }
 
   /// The value of an entry.
@@ -86,6 +93,7 @@ class Options {
         for (auto& item : *list) item.limit_sizes(limit);
     }
   }
+  /// The bound that limit_sizes() has set.
   [[nodiscard]] Index size_limit() const { return size_limit_; }
 
   /// Refuses tensors (rows and columns of each, none negative) that are together larger than limit_sizes() allows.
@@ -98,6 +106,7 @@ class Options {
       left -= rows * cols;
     }
   }
+  /// The same for one tensor.
   void check_tensor(Index rows, Index cols) const { check_tensors({{rows, cols}}); }
 
   /// Whether two descriptions are the same, whatever the limits on their sizes.

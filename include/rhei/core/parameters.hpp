@@ -135,8 +135,8 @@ Node zeros_like(Node node) {
 /// One named tensor of a parameter tree, as optimizers keep them.
 template <Real S>
 struct ParameterView {
-  std::string name;
-  Batch<S> values;
+  std::string name;  ///< dotted, as for_each_parameter() gives it
+  Batch<S> values;   ///< the tensor itself, rows x columns as it is stored
 };
 
 /// All parameters of a tree in order. The views stay valid while the tree is neither moved nor resized.

@@ -22,18 +22,24 @@ namespace rhei {
 /// A std::uniform_random_bit_generator, so that it also serves std::shuffle and the like.
 class Rng {
  public:
+  /// What one call gives: 64 random bits.
   using result_type = std::uint64_t;
+  /// All that the next draws depend on.
   using State = std::array<std::uint64_t, 4>;
 
+  /// Any number is a seed, 0 too.
   explicit Rng(std::uint64_t seed) {
     for (auto& word : state_) word = splitmix(seed);
   }
   /// A generator that goes on where the one that gave `state` stood (for checkpoints); `state` must not be all zero.
   explicit Rng(const State& state) : state_(state) {}
 
+  /// The smallest value of a call.
   static constexpr result_type min() { return 0; }
+  /// The largest value of a call.
   static constexpr result_type max() { return std::numeric_limits<result_type>::max(); }
 
+  /// The next 64 bits.
   result_type operator()() {
     const std::uint64_t result = rotate(state_[0] + state_[3], 23) + state_[0];
     const std::uint64_t t = state_[1] << 17;
@@ -117,6 +123,7 @@ class Rng {
   /// A new generator whose stream does not overlap with this one's in practice; draws once from this one.
   Rng split() { return Rng((*this)()); }
 
+  /// For checkpoints: what the constructor takes.
   [[nodiscard]] const State& state() const { return state_; }
   bool operator==(const Rng&) const = default;
 

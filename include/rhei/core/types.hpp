@@ -27,10 +27,13 @@ using Eigen::Index;
 template <class S>
 concept Real = std::same_as<S, float> || std::same_as<S, double>;
 
+/// Samples as rows, features as columns; column-major, as Eigen's matrices are.
 template <class S>
 using Matrix = Eigen::Matrix<S, Eigen::Dynamic, Eigen::Dynamic>;
+/// One value per sample.
 template <class S>
 using Vector = Eigen::Matrix<S, Eigen::Dynamic, 1>;
+/// One value per feature.
 template <class S>
 using RowVector = Eigen::Matrix<S, 1, Eigen::Dynamic>;
 
@@ -44,7 +47,9 @@ class ConstBatch : public Eigen::Map<const Matrix<S>> {
   using Base = Eigen::Map<const Matrix<S>>;
   /// No samples, no features: what an absent context is.
   ConstBatch() : Base(nullptr, 0, 0) {}
+  /// rows x cols values at `data`, one feature after the other.
   ConstBatch(const S* data, Index rows, Index cols) : Base(data, rows, cols) {}
+  /// All of a matrix, of one sample, of one feature.
   ConstBatch(const Matrix<S>& m) : Base(m.data(), m.rows(), m.cols()) {}
   ConstBatch(const RowVector<S>& m) : Base(m.data(), 1, m.cols()) {}
   ConstBatch(const Vector<S>& m) : Base(m.data(), m.rows(), 1) {}
@@ -62,16 +67,22 @@ class Batch : public Eigen::Map<Matrix<S>> {
  public:
   using Base = Eigen::Map<Matrix<S>>;
   using Base::operator=;
+  /// No samples, no features.
   Batch() : Base(nullptr, 0, 0) {}
+  /// rows x cols values at `data`, one feature after the other.
   Batch(S* data, Index rows, Index cols) : Base(data, rows, cols) {}
+  /// All of a matrix, of one sample, of one feature.
   Batch(Matrix<S>& m) : Base(m.data(), m.rows(), m.cols()) {}
   Batch(RowVector<S>& m) : Base(m.data(), 1, m.cols()) {}
   Batch(Vector<S>& m) : Base(m.data(), m.rows(), 1) {}
+  /// The same memory.
   Batch(const Batch&) = default;
+  /// Copies the values of a batch of the same shape.
   Batch& operator=(const Batch& other) {
     Base::operator=(other);
     return *this;
   }
+  /// The same memory, to read.
   operator ConstBatch<S>() const { return {this->data(), this->rows(), this->cols()}; }
   /// Features [first, first + count) of every sample.
   [[nodiscard]] Batch features(Index first, Index count) const {
@@ -86,8 +97,11 @@ template <class S>
 class ConstValues : public Eigen::Map<const Vector<S>> {
  public:
   using Base = Eigen::Map<const Vector<S>>;
+  /// No samples.
   ConstValues() : Base(nullptr, 0) {}
+  /// n values at `data`.
   ConstValues(const S* data, Index n) : Base(data, n) {}
+  /// All of a vector.
   ConstValues(const Vector<S>& v) : Base(v.data(), v.size()) {}
 };
 
@@ -97,14 +111,20 @@ class Values : public Eigen::Map<Vector<S>> {
  public:
   using Base = Eigen::Map<Vector<S>>;
   using Base::operator=;
+  /// No samples.
   Values() : Base(nullptr, 0) {}
+  /// n values at `data`.
   Values(S* data, Index n) : Base(data, n) {}
+  /// All of a vector.
   Values(Vector<S>& v) : Base(v.data(), v.size()) {}
+  /// The same memory.
   Values(const Values&) = default;
+  /// Copies as many values.
   Values& operator=(const Values& other) {
     Base::operator=(other);
     return *this;
   }
+  /// The same memory, to read.
   operator ConstValues<S>() const { return {this->data(), this->size()}; }
 };
 

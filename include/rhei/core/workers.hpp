@@ -32,6 +32,7 @@ class Workers {
     for (auto& thread : threads_) thread.join();
   }
 
+  /// The number of threads, the calling one included.
   [[nodiscard]] int count() const { return count_; }
 
   /// Calls work(0), ..., work(count() - 1), one on each worker, and returns when all are done. What the first of them

@@ -91,7 +91,7 @@ inline Slope energy_u4(double x, double y) {
 
 /// An energy function: what `energies()` lists. It is a LogDensity (train/log_density.hpp): pass it to ReverseKl.
 struct Energy {
-  std::string_view name;
+  std::string_view name;                    ///< as `energies()` lists it
   detail::Slope (*at)(double x, double y);  ///< U and its derivatives
   double log_z;                             ///< log of the integral of exp(-U - penalty) over the plane
   double log_z_box;                         ///< log of the integral of exp(-U) over [-4, 4]^2

@@ -41,11 +41,11 @@ Matrix<S> draw_points(std::string_view name, Point (*draw)(Rng&), Index n, Rng& 
 
 /// A toy distribution: what `toys()` lists.
 struct Toy {
-  std::string_view name;
-  detail::Point (*draw)(Rng&);
-  double (*log_density_at)(detail::Point);
-  double entropy;                   ///< differential entropy in nats: no model has a smaller mean -log p
-  std::string_view entropy_source;  ///< how `entropy` was found and how far it may be off
+  std::string_view name;                    ///< as files and command lines call it
+  detail::Point (*draw)(Rng&);              ///< one point
+  double (*log_density_at)(detail::Point);  ///< log p, in nats
+  double entropy;                           ///< differential entropy in nats: no model has a smaller mean -log p
+  std::string_view entropy_source;          ///< how `entropy` was found and how far it may be off
 
   /// `n` independent points, n x 2. Throws std::invalid_argument when n < 0.
   template <Real S>

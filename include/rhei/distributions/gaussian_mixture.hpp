@@ -57,6 +57,7 @@ class GaussianMixture {
   }
 
   [[nodiscard]] Index dim() const { return parameters_.means.cols(); }
+  /// K.
   [[nodiscard]] Index components() const { return parameters_.means.rows(); }
   [[nodiscard]] Index context_dim() const { return 0; }
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }

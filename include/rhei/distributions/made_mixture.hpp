@@ -24,7 +24,7 @@ namespace rhei {
 
 /// What a MADE mixture is made of.
 struct MadeMixtureOptions {
-  Index components = 10;
+  Index components = 10;  ///< normals of each feature, K
   MadeOptions net = {};   ///< hidden layers of the conditioner
   Index context_dim = 0;  ///< columns of the context
 };
@@ -38,7 +38,7 @@ class MadeMixture {
   static constexpr std::string_view type = "made_mixture";
 
   struct Gradient {
-    typename Made<S>::Gradient net;
+    typename Made<S>::Gradient net;  ///< of the conditioner
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
@@ -47,14 +47,14 @@ class MadeMixture {
   };
   /// What a MADE gives for feature i is logits, means, raw log-scales: K columns of each.
   struct Cache {
-    typename Made<S>::Cache net;
-    Buffer<S> raw;          ///< n x (3 K D)
-    Buffer<S> weight;       ///< n x (K D), w
-    Buffer<S> share;        ///< n x (K D), r
-    Buffer<S> distance;     ///< n x (K D), u
-    Buffer<S> log_scale;    ///< n x (K D), s
-    Buffer<S> scratch;      ///< n x 2
-    Buffer<S> d_raw, d_in;  ///< scratch of the pullback
+    typename Made<S>::Cache net;  ///< of the conditioner
+    Buffer<S> raw;                ///< n x (3 K D)
+    Buffer<S> weight;             ///< n x (K D), w
+    Buffer<S> share;              ///< n x (K D), r
+    Buffer<S> distance;           ///< n x (K D), u
+    Buffer<S> log_scale;          ///< n x (K D), s
+    Buffer<S> scratch;            ///< n x 2
+    Buffer<S> d_raw, d_in;        ///< scratch of the pullback
   };
 
   /// Means spread evenly over -2 ... 2 at first, with scales that let them overlap.
@@ -71,6 +71,7 @@ class MadeMixture {
 
   [[nodiscard]] Index dim() const { return net_.features(); }
   [[nodiscard]] Index context_dim() const { return net_.context_dim(); }
+  /// K.
   [[nodiscard]] Index components() const { return net_.outputs_per_feature() / 3; }
   [[nodiscard]] Gradient make_gradient() const { return {net_.make_gradient()}; }
   [[nodiscard]] Made<S>& net() { return net_; }

@@ -35,7 +35,9 @@ class Uniform {
   [[nodiscard]] Index dim() const { return lower_.size(); }
   [[nodiscard]] Index context_dim() const { return 0; }
   [[nodiscard]] Gradient make_gradient() const { return {}; }
+  /// The lower ends of the box, D.
   [[nodiscard]] const RowVector<S>& lower() const { return lower_; }
+  /// The upper ends of the box, D.
   [[nodiscard]] const RowVector<S>& upper() const { return upper_; }
 
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()); }

@@ -207,6 +207,7 @@ void load_into(Model& flow, const SafeTensors& file, const std::string& source =
     rhei::check_state(flow);  // which may also derive something from it
   });
 }
+/// The same from a file at `path`. \throws std::runtime_error also where it cannot be read.
 template <class Model>
 void load_into(Model& flow, const std::string& path) {
   load_into(flow, read_safetensors(path), path);

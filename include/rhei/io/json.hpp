@@ -42,11 +42,14 @@ concept JsonInteger = std::integral<T> && !std::same_as<T, bool> && !std::same_a
 /// The accessors throw std::runtime_error with a sentence that names the key, what was found and what was expected.
 class Json {
  public:
+  /// Values by position.
   using Array = std::vector<Json>;
+  /// Values by key, in the order of the text.
   using Object = std::vector<std::pair<std::string, Json>>;
 
   /// null
   Json() = default;
+  /// true or false.
   template <std::same_as<bool> T>
   Json(T value) : value_(value) {}
   /// Throws std::invalid_argument for what a std::int64_t cannot hold.
@@ -55,17 +58,22 @@ class Json {
     if (!std::in_range<std::int64_t>(value))
       throw std::invalid_argument("Json: integer is " + std::to_string(value) + ", expected at most 2^63 - 1");
   }
+  /// A number.
   template <Real T>
   Json(T value) : value_(static_cast<double>(value)) {}
+  /// A text in UTF-8.
   Json(std::string value) : value_(std::move(value)) {}
   Json(std::string_view value) : value_(std::string(value)) {}
   Json(const char* value) : value_(std::string(value)) {}
+  /// An array of these values.
   Json(Array value) : value_(std::move(value)) {}
+  /// An object of these members.
   Json(Object value) : value_(std::move(value)) {}
   /// An array of the values.
   template <class T>
   Json(const std::vector<T>& values) : value_(Array(values.begin(), values.end())) {}
 
+  /// Whether it is null, as a default-constructed one is.
   [[nodiscard]] bool is_null() const { return value_.index() == 0; }
   /// Whether the value is held as a T: bool, std::int64_t, double, std::string, Array or Object.
   template <class T>
@@ -117,6 +125,7 @@ class Json {
       if (name == key) return &value;
     return nullptr;
   }
+  /// Whether it is an object with a member of this name.
   [[nodiscard]] bool contains(std::string_view key) const { return find(key) != nullptr; }
   /// The member of an object; throws when it has none of this name.
   [[nodiscard]] const Json& at(std::string_view key) const {
@@ -156,6 +165,7 @@ class Json {
     std::get<Array>(value_).push_back(std::move(value));
   }
 
+  /// The same kind and value; members of objects in the same order.
   bool operator==(const Json&) const = default;
 
   /// The JSON text: on one line, or (indent > 0) a line for each member and each element that is not a plain value.

@@ -190,6 +190,7 @@ AnyFlow<S> load(const SafeTensors& file, const Registry<S>& registry = {}, const
     return flow;
   });
 }
+/// The same from a file at `path`. \throws std::runtime_error also where it cannot be read.
 template <Real S>
 AnyFlow<S> load(const std::string& path, const Registry<S>& registry = {}) {
   return load<S>(read_safetensors(path), registry, path);

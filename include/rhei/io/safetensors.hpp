@@ -85,10 +85,10 @@ constexpr Dtype dtype_of() {
 
 /// A named array of numbers: row-major little-endian bytes.
 struct Tensor {
-  std::string name;
-  Dtype dtype = Dtype::f32;
+  std::string name;          ///< unique in a file
+  Dtype dtype = Dtype::f32;  ///< of each number
   std::vector<Index> shape;  ///< empty for a single number
-  std::string bytes;
+  std::string bytes;         ///< the numbers themselves
 
   /// rows x cols, as S
   template <class Derived>
@@ -159,6 +159,7 @@ struct Tensor {
       detail::throw_invalid(where, what() + " has the shape " + shape_text() + " and " + std::to_string(bytes.size()) +
                                        " bytes, expected " + (sane ? std::to_string(expected) : "sane sizes"));
   }
+  /// Its shape for messages: "[3, 4]".
   [[nodiscard]] std::string shape_text() const {
     std::string text = "[";
     for (std::size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
@@ -226,7 +227,7 @@ struct Tensor {
 /// The contents of a safetensors file: tensors in order, each with a name of its own, and a map of strings.
 class SafeTensors {
  public:
-  std::map<std::string, std::string> metadata;
+  std::map<std::string, std::string> metadata;  ///< texts by key: "__metadata__" of the file
 
   /// Appends a tensor. Throws std::invalid_argument if it is not consistent, if its name is taken, not UTF-8 or
   /// __metadata__, which the format keeps for itself.
@@ -241,9 +242,13 @@ class SafeTensors {
     tensors_.push_back(std::move(tensor));
   }
 
+  /// The number of tensors.
   [[nodiscard]] std::size_t size() const { return tensors_.size(); }
+  /// The tensors in the order of the file.
   [[nodiscard]] auto begin() const { return tensors_.begin(); }
+  /// Behind the last tensor.
   [[nodiscard]] auto end() const { return tensors_.end(); }
+  /// Whether there is a tensor of this name.
   [[nodiscard]] bool contains(const std::string& name) const { return index_.count(name) > 0; }
   /// The tensor of this name; throws std::runtime_error if there is none.
   [[nodiscard]] const Tensor& at(const std::string& name) const {

@@ -29,6 +29,7 @@ class ActNorm : public detail::FeatureAffine<ActNorm<S>, S> {
   /// \throws std::invalid_argument if dim < 1.
   explicit ActNorm(Index dim) : Base(dim) {}
 
+  /// Whether `initialize` has seen data, here or before the layer was saved.
   [[nodiscard]] bool initialized() const { return initialized_ != 0; }
 
   static ActNorm from_options(const Options& options) { return ActNorm(options.get_size("dim", 1)); }

@@ -94,11 +94,13 @@ class AffineMap {
       throw std::runtime_error("AffineMap: shift or log_det is not finite");
   }
 
+  /// One product: x = z A + shift.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache&) const {
     detail::check_evaluation("AffineMap::forward", *this, call, z, x, log_det.size());
     detail::affine(z, matrix_, shift_, x);
     log_det.array() += log_det_[0];
   }
+  /// One product: z = (x - shift) A^-1.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("AffineMap::inverse", *this, call, x, z, log_det.size());
     Batch<S> shifted = cache.shifted.resize(x.rows(), dim());
@@ -109,10 +111,12 @@ class AffineMap {
     set_product(z, shifted, inverse_matrix_);
     log_det.array() -= log_det_[0];
   }
+  /// d_z = d_x A^T.
   void forward_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_x, ConstValues<S>,
                         Batch<S>* d_z, Batch<S>*, Gradient*) const {
     if (d_z) set_product_transposed(*d_z, d_x, matrix_);
   }
+  /// d_x = d_z A^-T.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_z, ConstValues<S>,
                         Batch<S>* d_x, Batch<S>*, Gradient*) const {
     if (d_x) set_product_transposed(*d_x, d_z, inverse_matrix_);

@@ -45,7 +45,7 @@ class Autoregressive {
   static constexpr std::string_view type = "autoregressive";
 
   struct Gradient {
-    typename Made<S>::Gradient net;
+    typename Made<S>::Gradient net;  ///< of the conditioner
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
@@ -54,7 +54,7 @@ class Autoregressive {
   };
 
   struct Cache {
-    typename Made<S>::Cache net;
+    typename Made<S>::Cache net;                  ///< of the conditioner
     std::vector<typename T::Cache> transformers;  ///< one for each feature; the first for all where rows are few
     Buffer<S> z, x;                               ///< n x D in the order of the layer
     Buffer<S> raw, log_slope;                     ///< n x (D m), n x D
@@ -86,6 +86,7 @@ class Autoregressive {
   [[nodiscard]] Index context_dim() const { return net_.context_dim(); }
   [[nodiscard]] static constexpr Traits traits() { return {}; }
   [[nodiscard]] Gradient make_gradient() const { return {net_.make_gradient()}; }
+  /// The features, each after those that it depends on (D).
   [[nodiscard]] const std::vector<std::int64_t>& order() const { return order_; }
   [[nodiscard]] Made<S>& net() { return net_; }
   [[nodiscard]] const Made<S>& net() const { return net_; }
@@ -106,6 +107,7 @@ class Autoregressive {
     net_.check_state();
   }
 
+  /// One sweep of the net.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Autoregressive::forward", *this, call, z, x, log_det.size());
     prepare(z.rows(), cache);
@@ -119,6 +121,7 @@ class Autoregressive {
     for (Index i = 0; i < dim(); ++i) log_det += log_slope.col(i);
   }
 
+  /// One pass of the net.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Autoregressive::inverse", *this, call, x, z, log_det.size());
     prepare(x.rows(), cache);
@@ -138,7 +141,7 @@ class Autoregressive {
     for (Index i = 0; i < dim(); ++i) log_det += log_slope.col(i);
   }
 
-  // From the last feature to the first: what comes back to x_i through the net is complete when all after it are done.
+  /// From the last feature to the first: what comes back to x_i through the net is complete when all after it are done.
   void forward_pullback(const Call<S>& call, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient) const {
     check_cache("Autoregressive::forward_pullback", cache, z.rows());
@@ -156,6 +159,7 @@ class Autoregressive {
     if (d_z) detail::scatter_features<S>(d_in, order_, *d_z);
   }
 
+  /// One pullback of the net, whose d_x comes on top of the one through f^-1.
   void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S>, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient) const {
     check_cache("Autoregressive::inverse_pullback", cache, x.rows());

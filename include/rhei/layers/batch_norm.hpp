@@ -5,9 +5,9 @@
 /// Batch normalization as a flow layer (Dinh et al. 2016, "RealNVP", section 3.7 and appendix E; Papamakarios et al.
 /// 2017, "MAF", section 3.4 and appendix B, equations 20-22).
 ///
-///   inverse  z = (x - m) / sqrt(v + epsilon) * exp(gamma) + beta    log|det| =  sum_d (gamma_d - log(v_d + epsilon) /
-///   2) forward  x = (z - beta) * exp(-gamma) * sqrt(v + epsilon) + m   log|det| = -sum_d (gamma_d - log(v_d + epsilon)
-///   / 2)
+///   inverse  z = (x - m) / s * exp(gamma) + beta     log|det| =  sum_d (gamma_d - log s_d)
+///   forward  x = (z - beta) * exp(-gamma) * s + m    log|det| = -sum_d (gamma_d - log s_d)
+///   s = sqrt(v + epsilon)
 ///
 /// m and v are the mean and the (biased) variance of each feature:
 ///
@@ -78,8 +78,7 @@ class BatchNorm {
   };
   using Gradient = Parameters;
   struct Cache {
-    /// 1 x D, of the batch that `inverse` saw in training; 1 x 0 where the stored statistics were used.
-    Buffer<S> mean, variance;
+    Buffer<S> mean, variance;    ///< 1 x D, of the batch that `inverse` saw in training; 1 x 0 with the stored ones
     bool through_batch = false;  ///< whether m and v were functions of the input
     RowVector<S> reciprocal;     ///< D, 1 / sqrt(v + epsilon), by `inverse`
     RowVector<S> scale;          ///< D, the factor of the direction applied
@@ -107,6 +106,7 @@ class BatchNorm {
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
   /// The stored statistics (D each): what evaluations outside of training use.
   [[nodiscard]] const RowVector<S>& running_mean() const { return mean_; }
+  /// Biased, without epsilon.
   [[nodiscard]] const RowVector<S>& running_variance() const { return variance_; }
   /// How many batches or data sets the stored statistics come from.
   [[nodiscard]] std::int64_t batches_seen() const { return batches_seen_; }
@@ -128,6 +128,7 @@ class BatchNorm {
       throw std::runtime_error("BatchNorm: batches_seen is " + std::to_string(batches_seen_) + ", expected at least 0");
   }
 
+  /// With the stored statistics, or with those of the cache where call.repeat is set.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("BatchNorm::forward", *this, call, z, x, log_det.size());
     if (!call.repeat) forget(cache);
@@ -141,6 +142,7 @@ class BatchNorm {
     log_det.array() -= log_det_of(variance);
   }
 
+  /// With the statistics of the batch in training, with the stored ones elsewhere.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("BatchNorm::inverse", *this, call, x, z, log_det.size());
     if (!call.repeat) call.training&& x.rows() > 0 ? take_statistics(x, cache) : forget(cache);
@@ -156,6 +158,7 @@ class BatchNorm {
     log_det.array() += log_det_of(variance);
   }
 
+  /// d_z = d_x exp(-gamma) sqrt(v + epsilon): m and v are constants here.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     const S d_sum = d_log_det.sum();
@@ -169,8 +172,8 @@ class BatchNorm {
     }
   }
 
-  // With r = 1 / sqrt(v + epsilon), xh = (x - m) r and n rows, m and v functions of x:
-  // d_x = r exp(gamma) (d_z - mean(d_z) - xh mean(d_z xh)) - r xh sum(d_log_det) / n.
+  /// With r = 1 / sqrt(v + epsilon), xh = (x - m) r and n rows, m and v functions of x:
+  /// d_x = r exp(gamma) (d_z - mean(d_z) - xh mean(d_z xh)) - r xh sum(d_log_det) / n.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S>, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     const ConstBatch<S> mean = statistics(cache).mean;

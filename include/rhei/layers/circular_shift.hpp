@@ -48,22 +48,26 @@ class CircularShift {
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()); }
   static CircularShift from_options(const Options& options) { return CircularShift(options.get_size("dim", 1)); }
 
+  /// x = z + shift mod 2 pi; log|det| = 0.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache&) const {
     detail::check_evaluation("CircularShift::forward", *this, call, z, x, log_det.size());
     for (Index d = 0; d < dim(); ++d) rotate(z, parameters_.shift[d], d, x);
   }
 
+  /// z = x - shift mod 2 pi; log|det| = 0.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache&) const {
     detail::check_evaluation("CircularShift::inverse", *this, call, x, z, log_det.size());
     for (Index d = 0; d < dim(); ++d) rotate(x, -parameters_.shift[d], d, z);
   }
 
+  /// d_z = d_x, d_shift = sum d_x.
   void forward_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_x, ConstValues<S>,
                         Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     if (d_z) *d_z = d_x;
     if (gradient) gradient->shift += d_x.colwise().sum();
   }
 
+  /// d_x = d_z, d_shift = -sum d_z.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_z, ConstValues<S>,
                         Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     if (d_x) *d_x = d_z;

@@ -39,7 +39,7 @@ class Coupling {
   static constexpr std::string_view type = "coupling";
 
   struct Gradient {
-    typename N::Gradient net;
+    typename N::Gradient net;  ///< of the conditioner
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
@@ -48,11 +48,11 @@ class Coupling {
   };
 
   struct Cache {
-    typename N::Cache net;
-    typename T::Cache transformer;
-    Buffer<S> kept, in, out;  ///< gathered features
-    Buffer<S> raw, log_slope;
-    Buffer<S> d_out, d_in, d_kept, d_raw, d_log_slope;
+    typename N::Cache net;                              ///< of the conditioner
+    typename T::Cache transformer;                      ///< of f
+    Buffer<S> kept, in, out;                            ///< gathered features
+    Buffer<S> raw, log_slope;                           ///< n x (|B| m), n x |B|
+    Buffer<S> d_out, d_in, d_kept, d_raw, d_log_slope;  ///< scratch of the pullbacks
   };
 
   /// \throws std::invalid_argument if dim is less than 1, if no feature is named, or one out of 0..dim-1 or twice.
@@ -83,6 +83,7 @@ class Coupling {
   [[nodiscard]] Gradient make_gradient() const { return {net_.make_gradient()}; }
   /// The features that change, ascending.
   [[nodiscard]] const std::vector<Index>& transformed() const { return moved_.features(); }
+  /// The features that the net reads, ascending.
   [[nodiscard]] const std::vector<Index>& kept() const { return kept_.features(); }
   [[nodiscard]] N& net() { return net_; }
   [[nodiscard]] const N& net() const { return net_; }
@@ -102,22 +103,26 @@ class Coupling {
                     N::from_options(options.get<Options>("net")));
   }
 
+  /// One pass of the net; log|det| = sum_B log f'(z_B).
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Coupling::forward", *this, call, z, x, log_det.size());
     apply<&T::forward>(call, z, x, log_det, cache);
   }
 
+  /// One pass of the net; log|det| = sum_B log dz_B/dx_B.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Coupling::inverse", *this, call, x, z, log_det.size());
     apply<&T::inverse>(call, x, z, log_det, cache);
   }
 
+  /// Through f and then the net: d_z_A = d_x_A + what comes back through the net.
   void forward_pullback(const Call<S>& call, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient) const {
     pull_back<&T::forward_pullback>("Coupling::forward_pullback", call, z, x, cache, d_x, d_log_det, d_z, d_context,
                                     gradient);
   }
 
+  /// Through f^-1 and then the net: d_x_A = d_z_A + what comes back through the net.
   void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient) const {
     pull_back<&T::inverse_pullback>("Coupling::inverse_pullback", call, x, z, cache, d_z, d_log_det, d_x, d_context,

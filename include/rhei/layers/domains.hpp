@@ -159,6 +159,7 @@ class Domains {
   [[nodiscard]] Index context_dim() const { return 0; }
   [[nodiscard]] static constexpr Traits traits() { return {}; }
   [[nodiscard]] Gradient make_gradient() const { return {}; }
+  /// What each feature of the data can be (D).
   [[nodiscard]] const std::vector<Domain>& domains() const { return domains_; }
   /// D: where a half-line turns from logarithmic to linear, as a distance from its end; 1 for the other kinds.
   [[nodiscard]] const RowVector<S>& unit() const { return unit_; }
@@ -174,6 +175,7 @@ class Domains {
     return Domains(std::move(domains));
   }
 
+  /// Each feature into its domain.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache&) const {
     detail::check_evaluation("Domains::forward", *this, call, z, x, log_det.size());
     for_each_map([&](Index d, const auto& map) {
@@ -185,6 +187,7 @@ class Domains {
     });
   }
 
+  /// Out of the domains; NaN where a value does not lie in its own.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache&) const {
     detail::check_evaluation("Domains::inverse", *this, call, x, z, log_det.size());
     for_each_map([&](Index d, const auto& map) {
@@ -196,6 +199,7 @@ class Domains {
     });
   }
 
+  /// d_z = d_x dx/dz + d_log_det l'(z).
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache&, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient*) const {
     if (!d_z) return;
@@ -207,6 +211,7 @@ class Domains {
     });
   }
 
+  /// d_x = (d_z - d_log_det l'(z)) / (dx/dz).
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> z, Cache&, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient*) const {
     if (!d_x) return;

@@ -44,6 +44,7 @@ class FeatureAffine {
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
   [[nodiscard]] Options options() const { return Options(Self::type).set("dim", dim()); }
 
+  /// x = z e^log_scale + shift: n D multiply-adds.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     check_evaluation(Self::forward_name, self(), call, z, x, log_det.size());
     const auto& [log_scale, shift] = parameters_;
@@ -55,6 +56,7 @@ class FeatureAffine {
     log_det.array() += log_scale.sum();
   }
 
+  /// z = (x - shift) e^-log_scale: n D multiply-adds.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     check_evaluation(Self::inverse_name, self(), call, x, z, log_det.size());
     const auto& [log_scale, shift] = parameters_;
@@ -66,6 +68,7 @@ class FeatureAffine {
     log_det.array() -= log_scale.sum();
   }
 
+  /// d_z = e^log_scale d_x, d_log_scale = sum (x - shift) d_x + sum d_log_det, d_shift = sum d_x.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     const S d_sum = d_log_det.sum();
@@ -78,6 +81,7 @@ class FeatureAffine {
     }
   }
 
+  /// d_x = e^-log_scale d_z, d_log_scale = -sum z d_z - sum d_log_det, d_shift = -sum d_x.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     const S d_sum = d_log_det.sum();

@@ -146,18 +146,21 @@ class Householder {
     return Householder(dim, count);
   }
 
+  /// X = Z Q^T; log|det| = 0.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Householder::forward", *this, call, z, x, log_det.size());
     detail::prepare_reflections(vectors(), z.rows(), cache);
     detail::reflect<true>(vectors(), z, &x, cache.minus_coefficients, cache);
   }
 
+  /// Z = X Q; log|det| = 0.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Householder::inverse", *this, call, x, z, log_det.size());
     detail::prepare_reflections(vectors(), x.rows(), cache);
     detail::reflect<false>(vectors(), x, &z, cache.minus_coefficients, cache);
   }
 
+  /// d_Z = d_X Q; the gradient as in the file comment, for the product with Q^T.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x, ConstValues<S>,
                         Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     if (d_z || gradient) detail::reflect<false>(vectors(), d_x, d_z, cache.minus_d, cache);
@@ -166,6 +169,7 @@ class Householder {
                                          gradient->vectors, cache);
   }
 
+  /// d_X = d_Z Q^T; the gradient as in the file comment.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S>, Cache& cache, ConstBatch<S> d_z, ConstValues<S>,
                         Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     if (d_x || gradient) detail::reflect<true>(vectors(), d_z, d_x, cache.minus_d, cache);

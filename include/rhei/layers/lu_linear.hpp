@@ -95,6 +95,7 @@ class LuLinear {
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  /// P: (P y)_d = y_{permutation[d]}.
   [[nodiscard]] const std::vector<std::int64_t>& permutation() const { return permutation_; }
   /// The signs of the diagonal of U.
   [[nodiscard]] const std::vector<std::int64_t>& signs() const { return signs_; }
@@ -115,6 +116,7 @@ class LuLinear {
         throw std::runtime_error("LuLinear: a sign is " + std::to_string(sign) + ", expected 1 or -1");
   }
 
+  /// Two substitutions: n D^2 multiply-adds.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("LuLinear::forward", *this, call, z, x, log_det.size());
     const auto& [lu, log_diagonal, bias] = parameters_;
@@ -131,6 +133,7 @@ class LuLinear {
     log_det.array() -= log_diagonal.sum();
   }
 
+  /// Two triangular products: n D^2 multiply-adds.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("LuLinear::inverse", *this, call, x, z, log_det.size());
     const auto& [lu, log_diagonal, bias] = parameters_;
@@ -149,8 +152,8 @@ class LuLinear {
     log_det.array() += log_diagonal.sum();
   }
 
-  // x = U^-1 y, y = L^-1 w, w = P^T (z - bias). So d_y = U^-T d_x, d_w = L^-T d_y, and since d(A^-1) = -A^-1 dA A^-1,
-  // each factor's gradient is -(d_in)(out)^T.
+  /// x = U^-1 y, y = L^-1 w, w = P^T (z - bias). So d_y = U^-T d_x, d_w = L^-T d_y, and since d(A^-1) = -A^-1 dA A^-1,
+  /// each factor's gradient is -(d_in)(out)^T.
   void forward_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     const Matrix<S>& lu = parameters_.lu;
@@ -175,8 +178,8 @@ class LuLinear {
     *d_z = -*d_z;
   }
 
-  // y = U x, w = L y, z = P w + bias. So d_w = P^T d_z, d_y = L^T d_w, d_x = U^T d_y, and each factor's gradient is
-  // (d_out)(in)^T.
+  /// y = U x, w = L y, z = P w + bias. So d_w = P^T d_z, d_y = L^T d_w, d_x = U^T d_y, and each factor's gradient is
+  /// (d_out)(in)^T.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S>, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     const Matrix<S>& lu = parameters_.lu;

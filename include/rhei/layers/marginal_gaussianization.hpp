@@ -89,6 +89,7 @@ class MarginalGaussianization {
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  /// Whether `initialize` has seen data, here or before the layer was saved.
   [[nodiscard]] bool initialized() const { return initialized_ != 0; }
 
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()).set("kernels", kernels()); }
@@ -141,6 +142,7 @@ class MarginalGaussianization {
     initialized_ = 1;
   }
 
+  /// A formula: n K D exponentials.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("MarginalGaussianization::inverse", *this, call, x, z, log_det.size());
     prepare(cache, x.rows());
@@ -153,6 +155,8 @@ class MarginalGaussianization {
       });
   }
 
+  /// Newton's method inside brackets, some 6 steps of n K D exponentials; an element without a solution is NaN and
+  /// counted in Cache::solve.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("MarginalGaussianization::forward", *this, call, z, x, log_det.size());
     prepare(cache, z.rows());
@@ -166,8 +170,8 @@ class MarginalGaussianization {
       });
   }
 
-  // With l the log-determinant of `inverse`:  dz/dx = slope  and  dl/dx = bend + z slope.  A parameter moves z by
-  // dF / phi(z), and l by d log f + z dz.
+  /// With l the log-determinant of `inverse`:  dz/dx = slope  and  dl/dx = bend + z slope.  A parameter moves z by
+  /// dF / phi(z), and l by d log f + z dz.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     for (Index d = 0; d < dim(); ++d) {
@@ -182,8 +186,9 @@ class MarginalGaussianization {
     }
   }
 
-  // x(z) solves z(x) = z, and its log-determinant is -l(x(z)). So dx = (dz - z's own change by the parameters) / slope:
-  // all that arrives at x, d_x - d_log_det dl/dx, goes on to z by 1 / slope, and by -1 / slope to z's parameters.
+  /// x(z) solves z(x) = z, and its log-determinant is -l(x(z)). So dx = (dz - z's own change by the parameters) /
+  /// slope: all that arrives at x, d_x - d_log_det dl/dx, goes on to z by 1 / slope, and by -1 / slope to z's
+  /// parameters.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     for (Index d = 0; d < dim(); ++d) {

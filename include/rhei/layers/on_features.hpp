@@ -26,7 +26,7 @@ class OnFeatures {
   static constexpr std::string_view type = "on_features";
 
   struct Gradient {
-    std::optional<typename L::Gradient> layer;
+    std::optional<typename L::Gradient> layer;  ///< nothing where there are no features
 
     template <class Self, class F>
     static void each_parameter(Self& self, F&& f) {
@@ -35,7 +35,7 @@ class OnFeatures {
   };
 
   struct Cache {
-    typename L::Cache layer;
+    typename L::Cache layer;         ///< of the layer
     Buffer<S> in, out, d_in, d_out;  ///< gathered features
   };
 
@@ -58,6 +58,7 @@ class OnFeatures {
   }
   /// Ascending.
   [[nodiscard]] const std::vector<Index>& features() const { return chosen_.features(); }
+  /// The layer on the features; nothing where there are none.
   [[nodiscard]] std::optional<L>& layer() { return layer_; }
   [[nodiscard]] const std::optional<L>& layer() const { return layer_; }
 
@@ -73,6 +74,7 @@ class OnFeatures {
                       [&](Index) { return L::from_options(options.get<Options>("layer")); });
   }
 
+  /// x_B = f(z_B), x_A = z_A.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("OnFeatures::forward", *this, call, z, x, log_det.size());
     if (layer_)
@@ -81,6 +83,7 @@ class OnFeatures {
     others_.copy(z, x);
   }
 
+  /// z_B = f^-1(x_B), z_A = x_A.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("OnFeatures::inverse", *this, call, x, z, log_det.size());
     if (layer_)
@@ -89,11 +92,13 @@ class OnFeatures {
     others_.copy(x, z);
   }
 
+  /// Of the layer for B; d_z_A = d_x_A.
   void forward_pullback(const Call<S>& call, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>* d_context, Gradient* gradient) const {
     pull_back<true>(call, z, x, cache, d_x, d_log_det, d_z, d_context, gradient);
   }
 
+  /// Of the layer for B; d_x_A = d_z_A.
   void inverse_pullback(const Call<S>& call, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>* d_context, Gradient* gradient) const {
     pull_back<false>(call, x, z, cache, d_z, d_log_det, d_x, d_context, gradient);

@@ -96,6 +96,7 @@ class Permutation {
   [[nodiscard]] Index context_dim() const { return 0; }
   [[nodiscard]] static constexpr Traits traits() { return {.affine = true}; }
   [[nodiscard]] Gradient make_gradient() const { return {}; }
+  /// z_d = x_{indices[d]} (D).
   [[nodiscard]] const std::vector<std::int64_t>& indices() const { return indices_; }
 
   /// The indices themselves are state: a reader fills them in after this.
@@ -109,18 +110,22 @@ class Permutation {
     if (!defect.empty()) throw std::runtime_error("Permutation: " + defect);
   }
 
+  /// x_{indices[d]} = z_d; log|det| = 0.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache&) const {
     detail::check_evaluation("Permutation::forward", *this, call, z, x, log_det.size());
     detail::scatter_features(z, indices_, x);
   }
+  /// z_d = x_{indices[d]}; log|det| = 0.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache&) const {
     detail::check_evaluation("Permutation::inverse", *this, call, x, z, log_det.size());
     detail::gather_features(x, indices_, z);
   }
+  /// d_z_d = d_x_{indices[d]}.
   void forward_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_x, ConstValues<S>,
                         Batch<S>* d_z, Batch<S>*, Gradient*) const {
     if (d_z) detail::gather_features(d_x, indices_, *d_z);
   }
+  /// d_x_{indices[d]} = d_z_d.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_z, ConstValues<S>,
                         Batch<S>* d_x, Batch<S>*, Gradient*) const {
     if (d_x) detail::scatter_features(d_z, indices_, *d_x);

@@ -170,6 +170,7 @@ class Planar {
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()); }
   static Planar from_options(const Options& options) { return Planar(options.get_size("dim", 1)); }
 
+  /// x = z + u' tanh(w.z + b): 2 n D multiply-adds, a tanh per sample.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Planar::forward", *this, call, z, x, log_det.size());
     constrain(cache);
@@ -181,6 +182,7 @@ class Planar {
     add_product(x, t, cache.u_prime);
   }
 
+  /// A scalar equation per sample, by bracketed Newton steps; how it went is in Cache::report.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Planar::inverse", *this, call, x, z, log_det.size());
     constrain(cache);
@@ -195,8 +197,8 @@ class Planar {
     t = -t;
   }
 
-  // With h = 1 - t^2 = tanh'(a) and k = 1 + q h: d_a = h u'.d_x - 2 t h q / k d_log_det, d_z = d_x + d_a w,
-  // d_u' = sum t d_x, and d_q = sum h / k d_log_det of the log-determinant's own q.
+  /// With h = 1 - t^2 = tanh'(a) and k = 1 + q h: d_a = h u'.d_x - 2 t h q / k d_log_det, d_z = d_x + d_a w,
+  /// d_u' = sum t d_x, and d_q = sum h / k d_log_det of the log-determinant's own q.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     Batch<S> d_a = cache.d_a.resize(z.rows(), 1);
@@ -206,9 +208,9 @@ class Planar {
     pull_back(S(1), z, d_x, d_log_det, d_z, gradient, cache);
   }
 
-  // x = f(z) with the Jacobian I + h u' w^T. The cotangent of x is the transposed inverse (Sherman-Morrison) of that of
-  // z, which is d_z + c w, c = 2 t h q / k d_log_det:  d_x = d_z + d_a w with d_a = (c - h u'.d_z) / k, and d_a is
-  // also what reaches a. The cotangent of u' is -sum t d_x.
+  /// x = f(z) with the Jacobian I + h u' w^T. The cotangent of x is the transposed inverse (Sherman-Morrison) of that
+  /// of z, which is d_z + c w, c = 2 t h q / k d_log_det:  d_x = d_z + d_a w with d_a = (c - h u'.d_z) / k, and d_a is
+  /// also what reaches a. The cotangent of u' is -sum t d_x.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     Batch<S> d_a = cache.d_a.resize(z.rows(), 1);

@@ -63,6 +63,7 @@ class Radial {
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  /// alpha > 0.
   [[nodiscard]] S alpha() const { return positive(parameters_.raw_alpha[0]); }
   /// beta' > -alpha.
   [[nodiscard]] S beta() const { return positive(parameters_.raw_p[0]) - alpha(); }
@@ -70,6 +71,7 @@ class Radial {
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()); }
   static Radial from_options(const Options& options) { return Radial(options.get_size("dim", 1)); }
 
+  /// x = z + beta' (z - c) / (alpha + r): some 4 n D operations, two logarithms per sample.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Radial::forward", *this, call, z, x, log_det.size());
     measure(z, cache.radius.resize(z.rows()));
@@ -81,6 +83,7 @@ class Radial {
     }
   }
 
+  /// z = c + (x - c) / A, a quadratic equation for r: as costly as forward.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Radial::inverse", *this, call, x, z, log_det.size());
     const S a = alpha(), p = positive(parameters_.raw_p[0]);
@@ -98,14 +101,14 @@ class Radial {
     }
   }
 
-  // With e = (z - c) / r, b = beta' / (alpha + r)^2 and L = log|det|: the Jacobian is A I - b r e e^T, so
-  // d_z = A d_x + (d_L dL/dr - b (z - c).d_x) e.
+  /// With e = (z - c) / r, b = beta' / (alpha + r)^2 and L = log|det|: the Jacobian is A I - b r e e^T, so
+  /// d_z = A d_x + (d_L dL/dr - b (z - c).d_x) e.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     pull_back<true>(z, d_x, d_log_det, d_z, gradient, cache);
   }
 
-  // The cotangent of x is the inverse Jacobian, I / A + b r / (A B) e e^T, times that of z, d_z - d_L dL/dr e.
+  /// The cotangent of x is the inverse Jacobian, I / A + b r / (A B) e e^T, times that of z, d_z - d_L dL/dr e.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     pull_back<false>(z, d_z, d_log_det, d_x, gradient, cache);

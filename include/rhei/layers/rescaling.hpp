@@ -51,6 +51,7 @@ class Rescaling {
   [[nodiscard]] Options options() const { return Options(type).set("dim", dim()); }
   static Rescaling from_options(const Options& options) { return Rescaling(options.get_size("dim", 1)); }
 
+  /// x = z e^-log_scale: n D multiplications.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Rescaling::forward", *this, call, z, x, log_det.size());
     cache.scale = (-parameters_.log_scale.array()).exp();
@@ -58,6 +59,7 @@ class Rescaling {
     log_det.array() -= parameters_.log_scale.sum();
   }
 
+  /// z = x e^log_scale: n D multiplications.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Rescaling::inverse", *this, call, x, z, log_det.size());
     cache.scale = parameters_.log_scale.array().exp();
@@ -65,12 +67,14 @@ class Rescaling {
     log_det.array() += parameters_.log_scale.sum();
   }
 
+  /// d_z = e^-log_scale d_x, d_log_scale = -sum x d_x - sum d_log_det.
   void forward_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     if (d_z) scale_features(d_x, cache.scale, *d_z);
     if (gradient) gradient->log_scale.array() -= (d_x.array() * x.array()).colwise().sum() + d_log_det.sum();
   }
 
+  /// d_x = e^log_scale d_z, d_log_scale = sum z d_z + sum d_log_det.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     if (d_x) scale_features(d_z, cache.scale, *d_x);

@@ -100,18 +100,22 @@ class Rotation {
                                std::to_string(rounding<float>(dim())));
   }
 
+  /// X = Z Q: n D^2 multiply-adds; log|det| = 0.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache&) const {
     detail::check_evaluation("Rotation::forward", *this, call, z, x, log_det.size());
     set_product(x, z, matrix_);
   }
+  /// Z = X Q^T: n D^2 multiply-adds; log|det| = 0.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache&) const {
     detail::check_evaluation("Rotation::inverse", *this, call, x, z, log_det.size());
     set_product_transposed(z, x, matrix_);
   }
+  /// d_Z = d_X Q^T.
   void forward_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_x, ConstValues<S>,
                         Batch<S>* d_z, Batch<S>*, Gradient*) const {
     if (d_z) set_product_transposed(*d_z, d_x, matrix_);
   }
+  /// d_X = d_Z Q.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S>, Cache&, ConstBatch<S> d_z, ConstValues<S>,
                         Batch<S>* d_x, Batch<S>*, Gradient*) const {
     if (d_x) set_product(*d_x, d_z, matrix_);

@@ -99,6 +99,7 @@ class Sylvester {
     return Sylvester(dim, count);
   }
 
+  /// x = z + Q R tanh(W Q^T z + b): n M (2 D + M) multiply-adds, n M tanh.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Sylvester::forward", *this, call, z, x, log_det.size());
     prepare(z.rows(), cache);
@@ -116,6 +117,7 @@ class Sylvester {
     add_product_transposed(x, moved, cache.q);
   }
 
+  /// M scalar equations per sample, from the last coordinate to the first; how they went is in Cache::report.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Sylvester::inverse", *this, call, x, z, log_det.size());
     prepare(x.rows(), cache);
@@ -144,8 +146,8 @@ class Sylvester {
     add_product_transposed(z, moved, cache.q);
   }
 
-  // With h = 1 - t^2 and k = 1 + q h: d_t = R^T Q^T d_x, d_a = h d_t - 2 t h q / k d_log_det, d_y = W^T d_a and
-  // d_z = d_x + Q d_y.
+  /// With h = 1 - t^2 and k = 1 + q h: d_t = R^T Q^T d_x, d_a = h d_t - 2 t h q / k d_log_det, d_y = W^T d_a and
+  /// d_z = d_x + Q d_y.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
     Batch<S> d_moved = cache.d_moved.resize(z.rows(), count()), d_a = cache.d_a.resize(z.rows(), count());
@@ -165,9 +167,9 @@ class Sylvester {
     if (gradient) add_gradient(S(1), z, d_x, d_log_det, *gradient, cache);
   }
 
-  // x = f(z), whose pullback takes d_x to the cotangent of z. Solved for d_x, that gives d_x = d_z + Q W^T d_a, where
-  // (k + h (W R)^T without its diagonal) d_a = 2 t h q / k d_log_det - h R^T Q^T d_z: one substitution, from the first
-  // coordinate to the last. Parameters get minus what f's pullback gives them for d_x.
+  /// x = f(z), whose pullback takes d_x to the cotangent of z. Solved for d_x, that gives d_x = d_z + Q W^T d_a, where
+  /// (k + h (W R)^T without its diagonal) d_a = 2 t h q / k d_log_det - h R^T Q^T d_z: one substitution, from the first
+  /// coordinate to the last. Parameters get minus what f's pullback gives them for d_x.
   void inverse_pullback(const Call<S>&, ConstBatch<S>, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
     Batch<S> d_moved = cache.d_moved.resize(z.rows(), count()), d_a = cache.d_a.resize(z.rows(), count());

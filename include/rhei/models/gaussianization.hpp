@@ -13,6 +13,7 @@
 
 namespace rhei::models {
 
+/// What `gaussianization` is made of.
 struct GaussianizationOptions {
   int layers = 5;       ///< marginal maps, each with a rotation of dim reflections behind it
   Index kernels = 100;  ///< of each marginal map and feature

@@ -12,12 +12,13 @@
 
 namespace rhei::models {
 
+/// What `glow` is made of.
 struct GlowOptions {
-  int layers = 16;                       ///< steps
-  std::vector<Index> hidden = {32, 32};  ///< widths of each net's hidden layers
-  Activation activation = Activation::relu;
-  ScaleMap scale_map = ScaleMap::tanh(2);
-  Index context_dim = 0;
+  int layers = 16;                           ///< steps
+  std::vector<Index> hidden = {32, 32};      ///< widths of each net's hidden layers
+  Activation activation = Activation::relu;  ///< of the hidden layers
+  ScaleMap scale_map = ScaleMap::tanh(2);    ///< how the scales are bounded
+  Index context_dim = 0;                     ///< columns of the context
 };
 
 /// Standard normal base, then steps, each from latent to data a coupling of the upper half of the features, a linear

@@ -32,7 +32,7 @@ namespace rhei {
 struct ZukoOptions {
   Index bins = 0;         ///< of splines; 0: a net that gives 3 K - 1 numbers for each feature is one of K bins, K > 1
   double tail_bound = 5;  ///< of splines
-  Activation activation = Activation::relu;
+  Activation activation = Activation::relu;  ///< of the nets' hidden layers
 };
 
 namespace detail {

@@ -14,11 +14,12 @@
 
 namespace rhei::models {
 
+/// What `maf` is made of.
 struct MafOptions {
-  int layers = 5;
-  MadeOptions net = MadeOptions();  ///< hidden layers of each MADE (at -O3 g++ 12 warns of {}, wrongly)
-  ScaleMap scale_map = ScaleMap::softsign(4);
-  Index context_dim = 0;
+  int layers = 5;                              ///< MADEs
+  MadeOptions net = MadeOptions();             ///< hidden layers of each MADE (at -O3 g++ 12 warns of {}, wrongly)
+  ScaleMap scale_map = ScaleMap::softsign(4);  ///< how the scales are bounded
+  Index context_dim = 0;                       ///< columns of the context
 };
 
 namespace detail {
@@ -46,9 +47,10 @@ auto maf(Index dim, const MafOptions& options, Rng& rng) {
   return Flow{StandardNormal<S>(dim), detail::maf_layers<S>(dim, options, rng), ActNorm<S>(dim)};
 }
 
+/// What `maf_mog` is made of.
 struct MafMogOptions {
-  MafOptions maf = MafOptions();
-  Index components = 10;  ///< of the base, for each feature
+  MafOptions maf = MafOptions();  ///< its layers, and the net of its base
+  Index components = 10;          ///< of the base, for each feature
 };
 
 /// The same on a base that is itself a MADE, of mixtures of normals (MAF MoG), with nets of the same shape.

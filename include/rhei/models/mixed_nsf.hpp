@@ -24,13 +24,14 @@
 
 namespace rhei::models {
 
+/// What `mixed_nsf` is made of.
 struct MixedNsfOptions {
   int blocks = 3;                        ///< each moves both halves of the features; log2(dim) of them let any two meet
   std::vector<Index> hidden = {64, 64};  ///< widths of each net's hidden layers
-  Activation activation = Activation::relu;
-  Index bins = 8;    ///< of each spline
-  double bound = 5;  ///< splines bend [-bound, bound] of what is no angle, in standard deviations of the data
-  Index context_dim = 0;
+  Activation activation = Activation::relu;  ///< of the hidden layers
+  Index bins = 8;                            ///< of each spline
+  double bound = 5;       ///< splines bend [-bound, bound] of what is no angle, in standard deviations of the data
+  Index context_dim = 0;  ///< columns of the context
 };
 
 namespace detail {

@@ -12,11 +12,12 @@
 
 namespace rhei::models {
 
+/// What `nice` is made of.
 struct NiceOptions {
-  int layers = 8;                        ///< couplings, on even and odd features in turn (the paper has 4)
-  std::vector<Index> hidden = {64, 64};  ///< widths of each net's hidden layers
-  Activation activation = Activation::relu;
-  Index context_dim = 0;
+  int layers = 8;                            ///< couplings, on even and odd features in turn (the paper has 4)
+  std::vector<Index> hidden = {64, 64};      ///< widths of each net's hidden layers
+  Activation activation = Activation::relu;  ///< of the hidden layers
+  Index context_dim = 0;                     ///< columns of the context
 };
 
 /// Logistic base, rescaling, couplings, actnorm (which `fit` sets to standardise the data).

@@ -10,12 +10,13 @@
 
 namespace rhei::models {
 
+/// What `nsf` is made of.
 struct NsfOptions {
-  int layers = 4;
-  std::vector<Index> hidden = {64, 64};  ///< widths of each net's hidden layers
-  Activation activation = Activation::relu;
-  SplineOptions spline = {};
-  Index context_dim = 0;
+  int layers = 4;                            ///< couplings, on even and odd features in turn
+  std::vector<Index> hidden = {64, 64};      ///< widths of each net's hidden layers
+  Activation activation = Activation::relu;  ///< of the hidden layers
+  SplineOptions spline = {};                 ///< of each feature
+  Index context_dim = 0;                     ///< columns of the context
 };
 
 /// Standard normal base, spline couplings on even and odd features in turn, actnorm (which `fit` sets to standardise
@@ -35,11 +36,12 @@ auto nsf(Index dim, const NsfOptions& options, Rng& rng) {
               ActNorm<S>(dim)};
 }
 
+/// What `nsf_ar` is made of.
 struct NsfArOptions {
-  int layers = 3;
+  int layers = 3;                   ///< autoregressive layers
   MadeOptions net = MadeOptions();  ///< hidden layers of each MADE
-  SplineOptions spline = {};
-  Index context_dim = 0;
+  SplineOptions spline = {};        ///< of each feature
+  Index context_dim = 0;            ///< columns of the context
 };
 
 /// Standard normal base, autoregressive splines whose order turns round from one to the next, actnorm.

@@ -11,8 +11,9 @@
 
 namespace rhei::models {
 
+/// What `planar` is made of.
 struct PlanarOptions {
-  int layers = 32;
+  int layers = 32;  ///< each with 2 D + 1 parameters
 };
 
 /// Standard normal base, planar layers, actnorm, which `fit` sets to standardise the data; where a fit knows a density

@@ -34,10 +34,11 @@ enum class RbigRotation {
   principal  ///< to the principal axes; finds linear structure sooner, but may turn in circles where there is none
 };
 
+/// What `rbig` is made of.
 struct RbigOptions {
-  int layers = 100;     ///< at most; it ends sooner where layers do not help any more
-  Index kernels = 100;  ///< of each marginal map and feature
-  RbigRotation rotation = RbigRotation::random;
+  int layers = 100;                              ///< at most; it ends sooner where layers do not help any more
+  Index kernels = 100;                           ///< of each marginal map and feature
+  RbigRotation rotation = RbigRotation::random;  ///< of each layer
 };
 
 namespace detail {

@@ -11,12 +11,13 @@
 
 namespace rhei::models {
 
+/// What `realnvp` is made of.
 struct RealNvpOptions {
   int layers = 32;                       ///< couplings, on even and odd features in turn: deep and narrow beats wide
   std::vector<Index> hidden = {24, 24};  ///< widths of each net's hidden layers
-  Activation activation = Activation::relu;
-  ScaleMap scale_map = ScaleMap::tanh(2);
-  Index context_dim = 0;
+  Activation activation = Activation::relu;  ///< of the hidden layers
+  ScaleMap scale_map = ScaleMap::tanh(2);    ///< how the scales are bounded
+  Index context_dim = 0;                     ///< columns of the context
 };
 
 /// Standard normal base, couplings, actnorm (which `fit` sets to standardise the data).

@@ -15,12 +15,14 @@
 
 namespace rhei {
 
+/// What a net bends its hidden layers by; the functions themselves are in `activations`.
 enum class Activation { identity, relu, leaky_relu, elu, silu, gelu, softplus, tanh, sigmoid };
 
 /// The names of activations in files, in the order of the enumeration.
 inline constexpr std::array<std::string_view, 9> activation_names = {
     "identity", "relu", "leaky_relu", "elu", "silu", "gelu", "softplus", "tanh", "sigmoid"};
 
+/// Its name in files.
 [[nodiscard]] inline std::string to_string(Activation activation) {
   return std::string(activation_names[static_cast<std::size_t>(activation)]);
 }
@@ -43,6 +45,7 @@ inline constexpr std::array<std::string_view, 9> activation_names = {
 /// of the left side.
 namespace activations {
 
+/// x.
 struct Identity {
   static constexpr bool from_output = true;
   template <Real S>
@@ -79,7 +82,7 @@ struct Relu {
 /// x, or 0.01 x where x is negative.
 struct LeakyRelu {
   static constexpr bool from_output = true;
-  static constexpr double slope = 0.01;
+  static constexpr double slope = 0.01;  ///< where x is negative
   template <Real S>
   static Lanes<S> value(Lanes<S> x) {
     return select(x < S(0), S(slope) * x, x);
@@ -165,6 +168,7 @@ struct Softplus {
   }
 };
 
+/// tanh(x).
 struct Tanh {
   static constexpr bool from_output = true;
   template <Real S>

@@ -37,9 +37,9 @@ namespace rhei {
 /// The hidden layers of a MADE.
 struct MadeOptions {
   std::vector<Index> hidden = {64, 64};  ///< widths, of which there may be none; one for each residual block, the same
-  Activation activation = Activation::relu;
-  bool residual = false;        ///< pre-activation residual blocks rather than plain layers
-  bool random_degrees = false;  ///< drawn (Germain et al. 2015, section 4.2) rather than spread evenly
+  Activation activation = Activation::relu;  ///< of the hidden layers
+  bool residual = false;                     ///< pre-activation residual blocks rather than plain layers
+  bool random_degrees = false;               ///< drawn (Germain et al. 2015, section 4.2) rather than spread evenly
   /// The context enters s_0 as act(c W_c + b_c) rather than c W_c (nflows 0.14, transforms/made.py:277).
   bool activated_context = false;
 };
@@ -70,7 +70,7 @@ class Made {
   using Gradient = Parameters;
 
   struct Cache {
-    Index rows = 0;
+    Index rows = 0;                     ///< of the last evaluation, n
     Index units = 0;                    ///< hidden units that the last evaluation computed
     std::vector<Buffer<S>> sum, after;  ///< s_l, and what map l + 1 is given where that is not s_l itself
     std::vector<Buffer<S>> d_sum;       ///< dL/ds_l
@@ -124,8 +124,10 @@ class Made {
     check_state();
   }
 
+  /// D, the columns of the input.
   [[nodiscard]] Index features() const { return parameters_.weight.front().rows(); }
   [[nodiscard]] Index outputs() const { return parameters_.weight.back().cols(); }
+  /// m.
   [[nodiscard]] Index outputs_per_feature() const { return outputs() / features(); }
   [[nodiscard]] Index context_dim() const {
     return parameters_.context_weight.empty() ? 0 : parameters_.context_weight.front().rows();
@@ -139,6 +141,7 @@ class Made {
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  /// What it is made of, its sizes apart.
   [[nodiscard]] const MadeOptions& made_options() const { return options_; }
   /// The degrees of the units, ascending, for each hidden layer; one list for all layers of a residual net.
   [[nodiscard]] const std::vector<std::vector<std::int64_t>>& degrees() const { return degrees_; }

@@ -39,19 +39,24 @@ struct Register<S, false> {
 /// As many values as a vector register holds, with the arithmetic of one value.
 template <Real S>
 struct Lanes {
+  /// The register.
   using Packet = typename detail::Register<S>::Packet;
-  static constexpr Index size = Eigen::internal::unpacket_traits<Packet>::size;
+  static constexpr Index size = Eigen::internal::unpacket_traits<Packet>::size;  ///< values in a register
 
-  Packet p;
+  Packet p;  ///< the values
 
   Lanes() = default;
+  /// The same value everywhere.
   Lanes(S value) : p(Eigen::internal::pset1<Packet>(value)) {}
+  /// Of a register.
   static Lanes of(const Packet& packet) {
     Lanes lanes;
     lanes.p = packet;
     return lanes;
   }
+  /// From `size` values in memory, aligned or not.
   static Lanes load(const S* from) { return of(Eigen::internal::ploadu<Packet>(from)); }
+  /// To `size` values in memory, aligned or not.
   void store(S* to) const { Eigen::internal::pstoreu(to, p); }
 
   friend Lanes operator+(Lanes a, Lanes b) { return of(Eigen::internal::padd(a.p, b.p)); }
@@ -95,16 +100,19 @@ Lanes<S> multiply_add(Lanes<S> a, Lanes<S> b, std::type_identity_t<Lanes<S>> c) 
   return Lanes<S>::of(Eigen::internal::pmadd(a.p, b.p, c.p));
 }
 
+/// |x|.
 template <Real S>
 Lanes<S> abs(Lanes<S> x) {
   return Lanes<S>::of(Eigen::internal::pabs(x.p));
 }
 
+/// e^x.
 template <Real S>
 Lanes<S> exp(Lanes<S> x) {
   return Lanes<S>::of(Eigen::internal::pexp(x.p));
 }
 
+/// The natural logarithm; NaN where x < 0.
 template <Real S>
 Lanes<S> log(Lanes<S> x) {
   return Lanes<S>::of(Eigen::internal::plog(x.p));

@@ -33,7 +33,7 @@ class Mlp {
   using Gradient = Parameters;
 
   struct Cache {
-    Index rows = 0;
+    Index rows = 0;                 ///< of the last evaluation, n
     std::vector<Buffer<S>> before;  ///< what enters the activation after layer l, where its derivative needs that
     std::vector<Buffer<S>> after;   ///< what leaves it
     Buffer<S> row;                  ///< 1 x outputs of the first layer
@@ -58,6 +58,7 @@ class Mlp {
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  /// What it is made of, its sizes apart.
   [[nodiscard]] const NetOptions& net_options() const { return options_; }
 
   [[nodiscard]] Options options() const {

@@ -36,7 +36,7 @@ struct SolveReport {
 /// Where a root lies.
 template <Real S>
 struct Bracket {
-  S lower, upper;
+  S lower, upper;  ///< its ends, both included
 };
 
 namespace detail {

@@ -28,8 +28,8 @@ namespace rhei {
 
 /// The shape of a dense net between its inputs and outputs.
 struct NetOptions {
-  std::vector<Index> hidden = {64, 64};  ///< widths of the hidden layers; see each net for what they mean to it
-  Activation activation = Activation::relu;
+  std::vector<Index> hidden = {64, 64};      ///< widths of the hidden layers; see each net for what they mean to it
+  Activation activation = Activation::relu;  ///< of the hidden layers
 };
 
 /// \concept Net

@@ -28,7 +28,7 @@ class Periodic {
   static constexpr std::string_view type = "periodic";
 
   struct Cache {
-    typename N::Cache net;
+    typename N::Cache net;           ///< of N
     Buffer<S> features, d_features;  ///< n x the inputs of N
   };
 

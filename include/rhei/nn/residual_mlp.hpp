@@ -26,6 +26,7 @@ class ResidualMlp {
   using Scalar = S;
   static constexpr std::string_view type = "residual_mlp";
 
+  /// Parameters of one block: W_0 and b_0, W_1 and b_1, G and g.
   struct Block {
     Dense<S> first, second;  ///< H x H
     Dense<S> gate;           ///< C x H; no parameter where C = 0
@@ -54,15 +55,16 @@ class ResidualMlp {
   using Gradient = Parameters;
 
   struct Cache {
+    /// What one block leaves.
     struct BlockCache {
-      Buffer<S> in;  ///< h before the block, and act of it
-      Buffer<S> in_active;
-      Buffer<S> sum;  ///< what enters the second activation (where its derivative needs that), and leaves it
-      Buffer<S> sum_active;
-      Buffer<S> branch, gate;  ///< where there is a context; the gate is one row where the context is
+      Buffer<S> in;            ///< n x H, h before the block
+      Buffer<S> in_active;     ///< n x H, act of it
+      Buffer<S> sum;           ///< n x H, what enters the second activation, where its derivative needs that
+      Buffer<S> sum_active;    ///< n x H, what leaves it
+      Buffer<S> branch, gate;  ///< n x H, where there is a context; the gate is one row where the context is
     };
-    Index rows = 0;
-    std::vector<BlockCache> blocks;
+    Index rows = 0;                          ///< of the last evaluation, n
+    std::vector<BlockCache> blocks;          ///< of each block
     Buffer<S> out;                           ///< h after the last block
     Buffer<S> row;                           ///< scratch, 1 x H
     Buffer<S> d_h, d_branch, d_sum, d_gate;  ///< scratch of the pullback
@@ -89,10 +91,12 @@ class ResidualMlp {
   [[nodiscard]] Index inputs() const { return parameters_.initial.weight.rows(); }
   [[nodiscard]] Index context_dim() const { return parameters_.context_weight.rows(); }
   [[nodiscard]] Index outputs() const { return parameters_.final.weight.cols(); }
+  /// H.
   [[nodiscard]] Index width() const { return parameters_.initial.weight.cols(); }
   [[nodiscard]] Gradient make_gradient() const { return zeros_like(parameters_); }
   [[nodiscard]] Parameters& parameters() { return parameters_; }
   [[nodiscard]] const Parameters& parameters() const { return parameters_; }
+  /// What it is made of, its sizes apart.
   [[nodiscard]] const NetOptions& net_options() const { return options_; }
 
   [[nodiscard]] Options options() const {

@@ -11,9 +11,9 @@ namespace rhei {
 
 /// The constants of Adam, named as in the paper.
 struct AdamOptions {
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double epsilon = 1e-8;
+  double beta1 = 0.9;     ///< decay of the mean of gradients
+  double beta2 = 0.999;   ///< decay of the mean of their squares
+  double epsilon = 1e-8;  ///< added to the root of that mean
   /// Decoupled (AdamW): every step also shrinks the weights of nets, which are the tensors with "weight" in their name,
   /// by learning_rate * weight_decay. Biases, shifts and scales stay: shrinking a shift would move the data.
   double weight_decay = 0;
@@ -23,6 +23,7 @@ struct AdamOptions {
 template <Real S>
 class Adam {
  public:
+  /// \throws std::invalid_argument unless 0 <= beta1, beta2 < 1.
   explicit Adam(AdamOptions options = {}) : options_(options) {
     detail::check_value("Adam", "beta1", options.beta1, options.beta1 >= 0 && options.beta1 < 1, "0 <= beta1 < 1");
     detail::check_value("Adam", "beta2", options.beta2, options.beta2 >= 0 && options.beta2 < 1, "0 <= beta2 < 1");
@@ -67,6 +68,7 @@ class Adam {
     }
   }
 
+  /// How many steps it has taken.
   [[nodiscard]] std::int64_t steps() const { return steps_; }
 
   template <class Self, class F>

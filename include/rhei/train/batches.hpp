@@ -24,9 +24,9 @@ struct FitData {
 /// A minibatch that a callable has drawn. Context and weights may be left empty.
 template <Real S>
 struct Minibatch {
-  Matrix<S> x;
-  Matrix<S> context = {};
-  Vector<S> weights = {};
+  Matrix<S> x;             ///< n x D
+  Matrix<S> context = {};  ///< n x C, or empty
+  Vector<S> weights = {};  ///< n, or empty for all 1
 };
 
 /// \concept BatchSource

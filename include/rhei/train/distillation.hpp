@@ -21,6 +21,7 @@ class Distillation : public ReverseKl<FixedDensity<Teacher>> {
  public:
   static constexpr std::string_view type = "distillation";
 
+  /// The path estimator's noise goes to zero as the student becomes the teacher; see Estimator.
   explicit Distillation(const Teacher& teacher, Estimator estimator = Estimator::path)
       : ReverseKl<FixedDensity<Teacher>>(FixedDensity<Teacher>(teacher), estimator) {}
 };

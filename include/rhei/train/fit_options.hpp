@@ -14,9 +14,9 @@ namespace rhei {
 
 /// Where a fit stands at the end of an epoch.
 struct FitProgress {
-  Index epoch = 0;  ///< epochs completed
-  Index step = 0;   ///< optimizer steps taken
-  double seconds = 0;
+  Index epoch = 0;           ///< epochs completed
+  Index step = 0;            ///< optimizer steps taken
+  double seconds = 0;        ///< since the run began
   double fraction = 0;       ///< of the run, in [0, 1]
   double learning_rate = 0;  ///< of the last step
   double train_loss = 0;     ///< mean over the epoch, as training saw it, in nats: of -log p for `fit`
@@ -32,22 +32,23 @@ enum class Stop { epochs, steps, seconds, patience, callback };
 
 /// What a fit did.
 struct FitReport {
-  Stop stop = Stop::epochs;
+  Stop stop = Stop::epochs;          ///< why it ended
   std::vector<FitProgress> history;  ///< one entry an epoch
   Index best_epoch = 0;              ///< the one whose parameters the flow was left with; the last without validation
+  /// Where it ended.
   [[nodiscard]] const FitProgress& last() const { return history.back(); }
 };
 
 /// How to fit. At least one of epochs, steps and seconds must be given; the first that is reached ends the run.
 struct FitOptions {
-  Index epochs = 0;
-  Index steps = 0;
-  double seconds = 0;
-  Index batch_size = 256;
-  double learning_rate = 1e-3;
-  Schedule schedule = Schedule::cosine;
-  AdamOptions adam = {};           ///< .weight_decay makes it AdamW
-  double clip_norm = 5;            ///< gradients longer than this are shortened to it; 0: never
+  Index epochs = 0;                      ///< passes over the rows; 0: no limit
+  Index steps = 0;                       ///< of the optimizer; 0: no limit
+  double seconds = 0;                    ///< of wall-clock time; 0: no limit
+  Index batch_size = 256;                ///< rows of a step
+  double learning_rate = 1e-3;           ///< of the first steps; the schedule takes it from there
+  Schedule schedule = Schedule::cosine;  ///< of the learning rate
+  AdamOptions adam = {};                 ///< .weight_decay makes it AdamW
+  double clip_norm = 5;                  ///< gradients longer than this are shortened to it; 0: never
   double validation_fraction = 0;  ///< part of the rows that is held out, chosen at random; the best epoch is restored
   Index patience = 0;              ///< epochs without a better validation loss after which to stop; 0: never
   int threads = 1;  ///< parts of a minibatch worked on at a time; results differ by rounding only, or by draws

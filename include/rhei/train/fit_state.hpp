@@ -13,14 +13,17 @@ namespace rhei {
 
 /// Refers to the memory of a running fit: valid only during the call that passes it.
 struct FitState {
+  /// The memory of one field: a tensor or integers.
   using Values = std::variant<Batch<float>, Batch<double>, std::span<std::int64_t>>;
+  /// A named piece of the run.
   struct Field {
-    std::string name;
-    Values values;
+    std::string name;  ///< dotted
+    Values values;     ///< to read or to set
   };
+  /// A named number that a run which goes on must share.
   struct Setting {
-    std::string name;
-    std::int64_t value;
+    std::string name;    ///< for messages, too
+    std::int64_t value;  ///< of this run
   };
 
   Options flow;                       ///< the architecture

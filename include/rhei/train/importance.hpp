@@ -35,6 +35,7 @@ class ImportanceWeighted {
     detail::check_value("ImportanceWeighted", "k", k, k >= 1, "at least 1");
   }
 
+  /// The share's part of minus the mean bound, in nats; k draws and one pullback of them for each row.
   template <class Model, Real S = typename Model::Scalar>
   double differentiate(const Model& model, const Call<S>& call, const DrawView<S>& share, const StepInfo& of,
                        Workspace<Model>& work, typename Model::Gradient& gradient) const {

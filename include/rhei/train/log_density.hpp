@@ -30,10 +30,11 @@ class FixedDensity {
  public:
   using S = typename D::Scalar;
   struct Cache {
-    typename D::Cache density;
-    Buffer<S> ones;  ///< n
+    typename D::Cache density;  ///< of the distribution
+    Buffer<S> ones;             ///< n
   };
 
+  /// Keeps a pointer to `density`.
   explicit FixedDensity(const D& density) : density_(&density) {}
 
   /// The context is passed on if the distribution takes any.

@@ -23,19 +23,21 @@ namespace rhei {
 /// A minibatch of data: x (n x D), context (n x C, 1 x C or empty) and weights (n, or empty for all 1).
 template <Real S>
 struct BatchView {
-  ConstBatch<S> x;
-  ConstBatch<S> context = {};
-  ConstValues<S> weights = {};
+  ConstBatch<S> x;              ///< n x D
+  ConstBatch<S> context = {};   ///< n x C, 1 x C or empty
+  ConstValues<S> weights = {};  ///< n, or empty for all 1
 
+  /// n.
   [[nodiscard]] Index rows() const { return x.rows(); }
 };
 
 /// A minibatch that the flow is to draw: n rows, for the context of each (n x C, 1 x C or empty).
 template <Real S>
 struct DrawView {
-  Index n = 0;
-  ConstBatch<S> context = {};
+  Index n = 0;                 ///< rows to draw
+  ConstBatch<S> context = {};  ///< n x C, 1 x C or empty
 
+  /// n.
   [[nodiscard]] Index rows() const { return n; }
 };
 
@@ -174,10 +176,11 @@ struct MaximumLikelihood {
   using Batch = BatchView<S>;
   template <class Model>
   struct Workspace {
-    typename Model::Cache cache;
+    typename Model::Cache cache;                    ///< of the model
     Buffer<typename Model::Scalar> log_p, d_log_p;  ///< n
   };
 
+  /// The share's part of the mean of -w log p, in nats: one log_prob and its pullback.
   template <class Model, Real S = typename Model::Scalar>
   double differentiate(const Model& model, const Call<S>& call, const BatchView<S>& share, const StepInfo& of,
                        Workspace<Model>& work, typename Model::Gradient& gradient) const {

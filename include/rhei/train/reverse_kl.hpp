@@ -25,9 +25,10 @@ enum class Estimator { total, path };
 /// The weight of the target's log-density over a run: min(1, start + per_step * t) at step t. Constant 1 unless set;
 /// Rezende & Mohamed 2015 (section 6.1) use {.start = 0.01, .per_step = 1e-4}.
 struct Annealing {
-  double start = 1;
-  double per_step = 0;
+  double start = 1;     ///< at step 0
+  double per_step = 0;  ///< added at each step
 
+  /// The weight at a step, at most 1.
   [[nodiscard]] double at(std::int64_t step) const {
     return std::min(1.0, start + per_step * static_cast<double>(step));
   }
@@ -48,6 +49,8 @@ class ReverseKl {
   explicit ReverseKl(Target target, Estimator estimator = Estimator::total, Annealing annealing = {})
       : target_(std::move(target)), estimator_(estimator), annealing_(annealing) {}
 
+  /// The share's part of the mean of log q - log p~, in nats; one draw and its pullback, with Estimator::path an
+  /// inverse and its pullback more.
   template <class Model, Real S = typename Model::Scalar>
   double differentiate(const Model& model, const Call<S>& call, const DrawView<S>& share, const StepInfo& of,
                        Workspace<Model>& work, typename Model::Gradient& gradient) const {

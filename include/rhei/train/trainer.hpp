@@ -21,9 +21,11 @@ template <class Model, class Goal = MaximumLikelihood>
 class Trainer {
  public:
   using S = typename Model::Scalar;
+  /// What a step is given: BatchView for data, DrawView where the flow draws.
   using Batch = typename Goal::template Batch<S>;
   static_assert(Objective<Goal, Model>, "the objective cannot be evaluated for this model");
 
+  /// What differentiate() found.
   struct Step {
     double loss = 0;           ///< of the objective, the mean over the rows, in nats
     double gradient_norm = 0;  ///< Euclidean, before clipping
@@ -60,6 +62,7 @@ class Trainer {
     for (Part& part : parts_) part.rng = step.split();
     return differentiate_parts(batch, true);
   }
+  /// The same where nothing draws.
   Step differentiate(const Batch& batch) { return differentiate_parts(batch, false); }
 
   /// Moves the parameters against the gradient of the last differentiate(), shortened to clip_norm if it is longer
@@ -72,12 +75,13 @@ class Trainer {
     if (seen != parts_.end()) model_.update_state(seen->work.cache);
   }
 
-  /// Both.
+  /// differentiate() and update().
   Step step(const Batch& batch, Rng& rng, double learning_rate, double clip_norm = 0) {
     const Step result = differentiate(batch, rng);
     update(result, learning_rate, clip_norm);
     return result;
   }
+  /// The same where nothing draws.
   Step step(const Batch& batch, double learning_rate, double clip_norm = 0) {
     const Step result = differentiate(batch);
     update(result, learning_rate, clip_norm);
@@ -93,9 +97,13 @@ class Trainer {
     return {};
   }
 
+  /// The flow's parameters, as a list.
   [[nodiscard]] const std::vector<ParameterView<S>>& parameters() const { return parameters_; }
+  /// Of the last differentiate(), in the same order, before clipping.
   [[nodiscard]] const std::vector<ParameterView<S>>& gradient() const { return parts_[0].tensors; }
+  /// The moments and the number of steps.
   [[nodiscard]] Adam<S>& optimizer() { return adam_; }
+  /// What is minimised.
   [[nodiscard]] const Goal& objective() const { return objective_; }
 
  private:

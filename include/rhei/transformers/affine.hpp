@@ -23,6 +23,7 @@ class Affine {
   static constexpr std::string_view type = "affine";
 
   Affine() = default;
+  /// s = scale_map(raw_1); without an argument it is ScaleMap::tanh(2).
   explicit Affine(ScaleMap scale_map) : map_(scale_map) {}
 
   [[nodiscard]] static Index parameter_count() { return 2; }
@@ -33,6 +34,7 @@ class Affine {
   }
   static Affine from_options(const Options& options) { return Affine(ScaleMap::from_options(options)); }
 
+  /// x = z e^s + t.
   void forward(ConstBatch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
     Values<S> slope = cache.slope.resize(z.size());
     map_.apply(column(raw, 1), log_slope);
@@ -40,6 +42,7 @@ class Affine {
     x.array() = z.array() * slope.array() + raw.col(0).array();
   }
 
+  /// z = (x - t) e^-s.
   void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     Values<S> slope = cache.slope.resize(x.size());
     map_.apply(column(raw, 1), log_slope);
@@ -48,6 +51,7 @@ class Affine {
     z.array() = (x.array() - raw.col(0).array()) / slope.array();  // the number that forward multiplied by
   }
 
+  /// d_z = e^s d_x, d_t = d_x, d_s = z d_z + d_log_slope, d_raw_1 = d_s ds/draw_1.
   void forward_pullback(ConstBatch<S>, ConstValues<S> z, ConstValues<S>, ConstValues<S> log_slope, Cache& cache,
                         ConstValues<S> d_x, ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
     Values<S> d_s = column(d_raw, 1);
@@ -57,6 +61,7 @@ class Affine {
     d_raw.col(0) = d_x;
   }
 
+  /// d_x = e^-s d_z, d_t = -d_x, d_s = -z d_z - d_log_slope, d_raw_1 = d_s ds/draw_1.
   void inverse_pullback(ConstBatch<S>, ConstValues<S>, ConstValues<S> z, ConstValues<S> log_slope, Cache& cache,
                         ConstValues<S> d_z, ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
     Values<S> d_s = column(d_raw, 1);

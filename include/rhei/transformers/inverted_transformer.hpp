@@ -21,8 +21,10 @@ class InvertedTransformer {
   static constexpr std::string_view type = "inverted";
 
   InvertedTransformer() = default;
+  /// Of this transformer, with its parameters.
   explicit InvertedTransformer(T transformer) : transformer_(std::move(transformer)) {}
 
+  /// The one whose directions are swapped.
   [[nodiscard]] const T& transformer() const { return transformer_; }
   [[nodiscard]] Index parameter_count() const { return transformer_.parameter_count(); }
   [[nodiscard]] Options options() const { return Options(type).set("transformer", transformer_.options()); }

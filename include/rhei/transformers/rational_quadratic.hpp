@@ -53,13 +53,13 @@ enum class SplineMap {
 
 /// What a rational-quadratic spline is made of.
 struct SplineOptions {
-  Index bins = 8;
-  double bound = 5;          ///< B: the spline maps [-B, B] onto itself (pi for angles)
-  double min_width = 1e-3;   ///< of a bin, in units of 2B
-  double min_height = 1e-3;  ///< likewise
-  double min_slope = 1e-3;   ///< at a knot
-  Tails tails = Tails::linear;
-  SplineMap map = SplineMap::floored;
+  Index bins = 8;                      ///< K
+  double bound = 5;                    ///< B: the spline maps [-B, B] onto itself (pi for angles)
+  double min_width = 1e-3;             ///< of a bin, in units of 2B
+  double min_height = 1e-3;            ///< likewise
+  double min_slope = 1e-3;             ///< at a knot
+  Tails tails = Tails::linear;         ///< what lies outside of the interval
+  SplineMap map = SplineMap::floored;  ///< from raw numbers to bins
 
   bool operator==(const SplineOptions&) const = default;
 };
@@ -100,6 +100,7 @@ class RationalQuadratic {
     slope_offset_ = S(1) - at_zero[0];  // min_slope, rounded so that raw = 0 gives 1 and not a neighbour of it
   }
 
+  /// What it is made of.
   [[nodiscard]] const SplineOptions& spline_options() const { return options_; }
   [[nodiscard]] Index parameter_count() const { return 2 * options_.bins + slope_count(); }
 
@@ -131,9 +132,11 @@ class RationalQuadratic {
                               .map = options.has("map") ? SplineMap::clipped : SplineMap::floored});
   }
 
+  /// 2 K exponentials and a fraction per element.
   void forward(ConstBatch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
     evaluate<true>(raw, z, x, log_slope, cache);
   }
+  /// 2 K exponentials and a quadratic equation per element: as exact as forward.
   void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     evaluate<false>(raw, x, z, log_slope, cache);
   }

@@ -18,6 +18,7 @@ namespace rhei {
 /// A policy by name, with its constant c.
 class ScaleMap {
  public:
+  /// From a raw number r to the log-scale.
   enum class Kind {
     exponential,  ///< log-scale = r, unbounded (the paper's RealNVP)
     tanh,         ///< log-scale = c tanh(r / c), |log-scale| <= c
@@ -26,13 +27,20 @@ class ScaleMap {
     softplus      ///< scale = softplus(r) + c (nflows' MAF; not 1 at r = 0)
   };
 
+  /// log-scale = r.
   static ScaleMap exponential() { return {Kind::exponential, 0}; }
+  /// log-scale = bound tanh(r / bound).
   static ScaleMap tanh(double bound) { return {Kind::tanh, bound}; }
+  /// log-scale = r / (1 + |r / bound|).
   static ScaleMap softsign(double bound) { return {Kind::softsign, bound}; }
+  /// scale = sigmoid(r + 2) + smallest.
   static ScaleMap sigmoid(double smallest) { return {Kind::sigmoid, smallest}; }
+  /// scale = softplus(r) + smallest.
   static ScaleMap softplus(double smallest) { return {Kind::softplus, smallest}; }
 
+  /// Which policy it is.
   [[nodiscard]] Kind kind() const { return kind_; }
+  /// c, the bound or the smallest scale.
   [[nodiscard]] double constant() const { return constant_; }
 
   /// Writes the log-scale of each raw value.
@@ -51,6 +59,7 @@ class ScaleMap {
     });
   }
 
+  /// Adds its name and constant to the description of a transformer, for from_options().
   void describe(Options& options) const {
     options.set("scale_map", std::string(kNames[static_cast<std::size_t>(kind_)])).set("constant", constant_);
   }
