@@ -5,16 +5,16 @@
 # - no < of theirs begins an HTML tag;
 # - the comment of a layer, transformer or distribution leads to that of its file, where the formulas are, and to the
 #   conventions;
-# - a member that means the same in all classes of its kind, and of which the header says nothing more, has the comment
-#   that members.txt gives to its name; overloads in lines one beneath the other share the comment of the first;
-# - so do variables that one line declares;
+# - a member that means the same in all classes of its kind has the comment that members.txt gives to its name, where the
+#   header says nothing, or only what is thrown;
+# - overloads in lines one beneath the other share the comment of the first, and so do variables that one line declares;
 # - what is in a namespace detail is left out, but for the bases of public classes, whose members are those of the class;
 # - deduction guides are left out.
 
 # The name that a line declares as a member; empty where it declares none.
 function declared(line) {
-  if (line !~ /^ ( ( )?)?( ( )?)? [][a-zA-Z]/ || line ~ /^ *(return|if|else|for|template|requires|friend|explicit|case|throw)/ && line !~ /^  explicit /)
-    return ""
+  if (line !~ /^(  |    |      )[][a-zA-Z]/) return ""
+  if (line ~ /^ *(return|if|else|for|case|throw|template|requires|friend) ?/) return ""
   if (line ~ /operator==\(/) return "operator=="
   if (line ~ /^  (explicit )?[A-Z][A-Za-z]*\(/) {
     sub(/\(.*/, "", line)
@@ -74,7 +74,7 @@ function read_members(folder,   line, name, here) {
     if (!here || line !~ /^[A-Za-z_=]+ [ +]/) continue
     name = line
     sub(/ .*/, "", name)
-    always[name] = line ~ /^[^ ]+ \+/ && folder != "core"
+    always[name] = line ~ /^[^ ]+ \+/
     sub(/^[^ ]* \+? +/, "", line)
     members[name] = line
   }
@@ -99,7 +99,7 @@ END {
     if (line ~ /\/\/\//) out[i] = comment(line)
 
     if (line ~ /^(template|class|struct) / && lines[i - 1] ~ /^\/\/\/ [^\\]/ && folder in concept)
-      out[i - 1] = out[i - 1] " (In full: " path[count] "; for all of its kind: " concept[folder] ".)"
+      out[i - 1] = out[i - 1] " (In full: " folder "/" path[count] "; for all of its kind: " concept[folder] ".)"
 
     name = declared(line)
     if (name != "") {
@@ -107,7 +107,14 @@ END {
       text = ""
       if (lines[first - 1] ~ /^ *\/\/\// || line ~ /\/\/\/</) {
         last_text = comment_above(first)
-        if (always[name]) text = "\\details " members[name]
+        if (last_text ~ /^\\throws/ && name in members) {
+          text = members[name]
+          sub(/ *\\throws.*/, "", text)
+          for (j = first; lines[j - 1] ~ /^ *\/\/\//;) --j
+          out[j] = "/** " text " */ " out[j]
+          text = ""
+        } else if (always[name] && (folder != "core" || line ~ /const Call</))
+          text = "\\details " members[name]
       }
       else if (name == last_name && first == last + 1)
         text = last_text
@@ -120,8 +127,8 @@ END {
       last = i
     }
 
-    if (line ~ /^namespace ([a-z:]+::)?detail \{$/) { detail = 1; out[i] = "/** \\cond */ " line }
-    if (line ~ /^\}  \/\/ namespace ([a-z:]+::)?detail$/) { detail = 0; out[i] = line " /** \\endcond */" }
+    if (line ~ /^namespace ([a-z:]+::)?detail \{$/) { detail = 1; out[i] = line " /** \\cond */" }
+    if (line ~ /^\}  \/\/ namespace ([a-z:]+::)?detail$/) { detail = 0; out[i] = "/** \\endcond */ " line }
     if (detail && line ~ /^class (FeatureAffine|Sequence|Erased) /) {
       base = 1
       out[i - 1] = "/** \\endcond */ /** " comment_above(i - 1) " */ " lines[i - 1]

@@ -4,6 +4,15 @@
 /// \file
 /// Everything but the optional integrations, folder by folder: a header includes only from folders above its own.
 
+/// \namespace rhei
+/// Flows and all that they are made of: bases, layers, nets, training, files.
+
+/// \namespace rhei::models
+/// Flows of the literature, ready to be trained: one function each, with a struct of options.
+
+/// \namespace rhei::data
+/// Densities and energies in two dimensions, to try flows on.
+
 #include <rhei/core/any_distribution.hpp>
 #include <rhei/core/any_flow.hpp>
 #include <rhei/core/any_layer.hpp>

@@ -79,6 +79,7 @@ class Flow {
     Matrix<S> gradient;  ///< n x D, d log p(x) / dx
   };
 
+  /// Of a base and one layer of the same dimension.
   /// \throws std::invalid_argument where dimensions or contexts of base and layers differ.
   Flow(Base base, Transform transform) : base_(std::move(base)), transform_(std::move(transform)) {
     detail::check_value("Flow", "the dimension of the base", base_.dim(), base_.dim() == transform_.dim(),

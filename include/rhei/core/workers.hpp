@@ -19,6 +19,7 @@ namespace rhei {
 /// A round costs a few microseconds: those who wait spin for a moment before they sleep.
 class Workers {
  public:
+  /// Starts count - 1 threads.
   /// \throws std::invalid_argument if count is less than 1.
   explicit Workers(int count) : count_(count), errors_(static_cast<std::size_t>(count < 1 ? 0 : count)) {
     detail::check_value("Workers", "the number of threads", count, count >= 1, "at least 1");

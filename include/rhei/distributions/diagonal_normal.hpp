@@ -37,6 +37,7 @@ class DiagonalNormal {
     Buffer<S> noise;  ///< n x D, of the last sample
   };
 
+  /// Mean 0 and standard deviation 1.
   /// \throws std::invalid_argument if dim < 1.
   explicit DiagonalNormal(Index dim) {
     detail::check_value("DiagonalNormal", "dim", dim, dim >= 1, "at least 1");

@@ -22,6 +22,7 @@ class Iid {
   using Gradient = NoParameters;
   struct Cache {};
 
+  /// Of `dim` features.
   /// \throws std::invalid_argument if dim < 1.
   explicit Iid(Index dim) : dim_(dim) { detail::check_value(Density::name, "dim", dim, dim >= 1, "at least 1"); }
 

@@ -24,6 +24,7 @@ class Uniform {
   using Gradient = NoParameters;
   struct Cache {};
 
+  /// The box between two corners.
   /// \param lower, upper  D bounds each, finite, with lower < upper and a finite distance between them.
   /// \throws std::invalid_argument if they are not.
   Uniform(RowVector<S> lower, RowVector<S> upper) : lower_(std::move(lower)), upper_(std::move(upper)) {

@@ -28,6 +28,7 @@ class UniformNormal {
   using Gradient = NoParameters;
   struct Cache {};
 
+  /// Of `dim` features.
   /// \param circles  the features that are angles, in any order; may be empty.
   /// \throws std::invalid_argument if dim < 1, or if a circle is out of 0..dim-1 or named twice.
   UniformNormal(Index dim, std::vector<Index> circles) : dim_(dim) {

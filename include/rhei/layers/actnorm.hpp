@@ -26,6 +26,7 @@ class ActNorm : public detail::FeatureAffine<ActNorm<S>, S> {
   static constexpr std::string_view forward_name = "ActNorm::forward";
   static constexpr std::string_view inverse_name = "ActNorm::inverse";
 
+  /// The identity.
   /// \throws std::invalid_argument if dim < 1.
   explicit ActNorm(Index dim) : Base(dim) {}
 

@@ -62,6 +62,7 @@ class Autoregressive {
     Buffer<S> by_parameter, d_by_parameter;       ///< (n D) x m, where rows are few
   };
 
+  /// The identity, with a net drawn from rng.
   /// \throws std::invalid_argument if dim is less than 1 or order does not name each feature once.
   Autoregressive(Index dim, AutoregressiveOptions<T> options, Rng& rng)
       : Autoregressive(Made<S>(dim, options.transformer.parameter_count(), options.context_dim, options.net, rng),

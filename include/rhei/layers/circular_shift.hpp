@@ -32,6 +32,7 @@ class CircularShift {
   using Gradient = Parameters;
   struct Cache {};
 
+  /// No shift.
   /// \throws std::invalid_argument if dim < 1.
   explicit CircularShift(Index dim) {
     detail::check_value("CircularShift", "dim", dim, dim >= 1, "at least 1");

@@ -55,6 +55,7 @@ class Coupling {
     Buffer<S> d_out, d_in, d_kept, d_raw, d_log_slope;  ///< scratch of the pullbacks
   };
 
+  /// The identity, with a net drawn from rng.
   /// \throws std::invalid_argument if dim is less than 1, if no feature is named, or one out of 0..dim-1 or twice.
   Coupling(Index dim, CouplingOptions<T> options, Rng& rng)
       : dim_(dim),

@@ -143,6 +143,7 @@ class Domains {
   using Gradient = NoParameters;
   struct Cache {};
 
+  /// One domain for each feature; the unit of half-lines is 1 until `initialize` has seen data.
   /// \throws std::invalid_argument if there is no domain, or one whose ends cannot be told apart in S.
   explicit Domains(std::vector<Domain> domains) : domains_(std::move(domains)), unit_(RowVector<S>::Ones(dim())) {
     detail::check_value("Domains", "the number of domains", dim(), dim() >= 1, "at least 1");

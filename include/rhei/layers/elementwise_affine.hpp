@@ -121,6 +121,7 @@ class ElementwiseAffine : public detail::FeatureAffine<ElementwiseAffine<S>, S> 
   static constexpr std::string_view forward_name = "ElementwiseAffine::forward";
   static constexpr std::string_view inverse_name = "ElementwiseAffine::inverse";
 
+  /// The identity.
   /// \throws std::invalid_argument if dim < 1.
   explicit ElementwiseAffine(Index dim) : detail::FeatureAffine<ElementwiseAffine, S>(dim) {}
 

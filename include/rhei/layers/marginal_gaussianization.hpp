@@ -68,6 +68,7 @@ class MarginalGaussianization {
     SolveReport solve;            ///< of the last `forward`
   };
 
+  /// Kernels at the quantiles of a normal distribution.
   /// \throws std::invalid_argument if dim or kernels is less than 1.
   MarginalGaussianization(Index dim, Index kernels) {
     detail::check_value("MarginalGaussianization", "dim", dim, dim >= 1, "at least 1");

@@ -39,6 +39,7 @@ class OnFeatures {
     Buffer<S> in, out, d_in, d_out;  ///< gathered features
   };
 
+  /// A layer on some of `dim` features, in any order.
   /// \throws std::invalid_argument if dim < 1, if a feature is out of 0..dim-1 or named twice, or if the layer has not
   /// as many.
   OnFeatures(Index dim, std::vector<Index> features, L layer)

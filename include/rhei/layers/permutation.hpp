@@ -73,6 +73,7 @@ class Permutation {
   struct Cache {};
   static constexpr std::string_view type = "permutation";
 
+  /// z_d = x_{indices[d]}.
   /// \throws std::invalid_argument unless `indices` lists each of 0, ..., D - 1 once, D >= 1.
   explicit Permutation(std::vector<std::int64_t> indices) : indices_(std::move(indices)) {
     detail::check_value("Permutation", "the number of indices", indices_.size(), !indices_.empty(), "at least 1");

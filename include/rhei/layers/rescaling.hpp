@@ -35,6 +35,7 @@ class Rescaling {
     RowVector<S> scale;  ///< D, the factor of the direction applied
   };
 
+  /// The identity.
   /// \throws std::invalid_argument if dim < 1.
   explicit Rescaling(Index dim) {
     detail::check_value("Rescaling", "dim", dim, dim >= 1, "at least 1");

@@ -32,6 +32,7 @@ class Periodic {
     Buffer<S> features, d_features;  ///< n x the inputs of N
   };
 
+  /// With a net drawn from rng.
   /// \param circles  the inputs that are angles, in radians; may be empty.
   /// \throws std::invalid_argument if a circle is out of 0..inputs-1 or named twice, or as N does.
   Periodic(const std::vector<Index>& circles, Index inputs, Index context, Index outputs, const NetOptions& options,

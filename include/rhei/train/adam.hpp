@@ -23,6 +23,7 @@ struct AdamOptions {
 template <Real S>
 class Adam {
  public:
+  /// Moments of zero.
   /// \throws std::invalid_argument unless 0 <= beta1, beta2 < 1.
   explicit Adam(AdamOptions options = {}) : options_(options) {
     detail::check_value("Adam", "beta1", options.beta1, options.beta1 >= 0 && options.beta1 < 1, "0 <= beta1 < 1");

@@ -77,6 +77,7 @@ class RationalQuadratic {
   static constexpr std::string_view type = "rational_quadratic";
 
   RationalQuadratic() : RationalQuadratic(SplineOptions{}) {}
+  /// A spline of these bins.
   /// \throws std::invalid_argument unless bins >= 1, bound is from 1e-6 to 1e6, min_width and min_height are at least
   /// 1e-6 (where clipped 0) and less than 1 / bins, and min_slope is at least 1e-6 and less than 1.
   explicit RationalQuadratic(const SplineOptions& options) : options_(options) {
