@@ -44,6 +44,7 @@
 #include <rhei/nn/periodic.hpp>
 #include <rhei/nn/product.hpp>
 #include <rhei/nn/residual_mlp.hpp>
+#include <rhei/nn/staircase_product.hpp>
 
 #include <rhei/transformers/affine.hpp>
 #include <rhei/transformers/inverted_transformer.hpp>

@@ -28,6 +28,7 @@
 #include <algorithm>
 #include <rhei/nn/dense.hpp>
 #include <rhei/nn/net.hpp>
+#include <rhei/nn/staircase_product.hpp>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -75,6 +76,7 @@ class Made {
     std::vector<Buffer<S>> sum, after;  ///< s_l, and what map l + 1 is given where that is not s_l itself
     std::vector<Buffer<S>> d_sum;       ///< dL/ds_l
     Buffer<S> row;                      ///< scratch: one row of sums
+    Buffer<S> packed;                   ///< scratch of the products
     Buffer<S> context_sum, context_after, d_context_sum;  ///< c W_c + b_c and act of it, where that is what enters s_0
   };
 
@@ -197,16 +199,26 @@ class Made {
         starts_[at(l + 1)][at(g)] = std::lower_bound(level.begin(), level.end(), g) - level.begin();
       }
     }
+    stairs_.clear();
+    for (Index l = 0; l <= last(); ++l) {
+      std::vector<Index> ends;
+      for (Index g = 0; g < dims; ++g) ends.resize(at(start(l + 1, g + 1)), start(l, g + 1));
+      stairs_.emplace_back(parameters_.weight[at(l)].rows(), std::move(ends));
+    }
   }
 
   /// Writes the outputs for an input that is known. Outputs must not overlap inputs.
   void forward(ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache) const {
     prepare("Made::forward", input, context, output, cache);
-    if (leaf(input.rows()) < features()) return run_range(0, features(), input, output, cache, [](Index) {});
-    for (Index l = 0; l <= last(); ++l) {  // a row alone: fewer and longer loops
+    if (1 < input.rows() && input.rows() < few_rows)
+      return run_range(0, features(), input, output, cache, [](Index) {});
+    for (Index l = 0; l <= last(); ++l) {
       const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
-      for (Index g = 0; g < features(); ++g)
-        add_block(l, block(l, 0, g + 1, g, g + 1), x, l == last() ? output : cache.sum[at(l)].view());
+      const Batch<S> y = l == last() ? output : cache.sum[at(l)].view();
+      if (input.rows() == 1)
+        for (Index g = 0; g < features(); ++g) add_block(l, block(l, 0, g + 1, g, g + 1), x, y);
+      else
+        Product::add(y, x, parameters_.weight[at(l)], stairs_[at(l)], cache.packed);
       if (l < last()) finish(l, 0, width(l), cache);
     }
   }
@@ -215,7 +227,16 @@ class Made {
   void pullback(ConstBatch<S> input, ConstBatch<S> context, Cache& cache, ConstBatch<S> d_output, Batch<S>* d_input,
                 Batch<S>* d_context, Gradient* gradient) const {
     if (d_input) d_input->setZero();
-    run_back("Made::pullback", input, context, cache, d_input, d_output, d_context, gradient, [](Index) {});
+    run_back("Made::pullback", input, context, cache, d_input, d_output, d_context, gradient, [&] {
+      if (input.rows() < few_rows) return run_back_range(0, features(), d_input, d_output, cache, [](Index) {});
+      for (Index l = last(); l >= 0; --l) {
+        if (l < last()) finish_pullback(l, 0, width(l), cache);
+        if (l > 0 || d_input)
+          Product::add_transposed(l == 0 ? *d_input : cache.d_sum[at(l - 1)].view(),
+                                  l == last() ? d_output : detail::read(cache.d_sum[at(l)]), parameters_.weight[at(l)],
+                                  stairs_[at(l)], cache.packed);
+      }
+    });
   }
 
   /// The other order: `make(i)` is called for i = 0 ... D-1 as soon as the outputs of feature i are complete, and must
@@ -232,7 +253,8 @@ class Made {
   template <class PullFeature>
   void sweep_pullback(ConstBatch<S> input, ConstBatch<S> context, Cache& cache, Batch<S> d_input, Batch<S> d_output,
                       Batch<S>* d_context, Gradient* gradient, PullFeature&& pull) const {
-    run_back("Made::sweep_pullback", input, context, cache, &d_input, d_output, d_context, gradient, pull);
+    run_back("Made::sweep_pullback", input, context, cache, &d_input, d_output, d_context, gradient,
+             [&] { run_back_range(0, features(), &d_input, d_output, cache, pull); });
   }
 
   template <Real T>
@@ -288,6 +310,10 @@ class Made {
       if (options.residual) break;
     }
   }
+
+  using Product = detail::StaircaseProduct<S>;
+  /// Fewer rows than that are multiplied as vectors, by blocks (nn/product.hpp).
+  static constexpr Index few_rows = 8;
 
   static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
@@ -396,9 +422,10 @@ class Made {
                                  cache.row);
   }
 
-  template <class Pull>
+  /// Pulls the outputs back to the sums by `back`, and from these to the parameters.
+  template <class Back>
   void run_back(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Cache& cache, Batch<S>* d_input,
-                ConstBatch<S> d_output, Batch<S>* d_context, Gradient* gradient, Pull&& pull) const {
+                ConstBatch<S> d_output, Batch<S>* d_context, Gradient* gradient, Back&& back) const {
     detail::check_shape(where, "the batch in the cache", cache.rows, features(), input.rows(), input.cols());
     detail::check_shape(where, "d_output", d_output.rows(), d_output.cols(), input.rows(), outputs());
     detail::check_context(where, context, input.rows(), context_dim());
@@ -406,11 +433,14 @@ class Made {
     if (d_context)
       detail::check_shape(where, "d_context", d_context->rows(), d_context->cols(), context.rows(), context.cols());
     for (Index l = 0; l < last(); ++l) cache.d_sum[at(l)].resize(input.rows(), width(l)).setZero();
-    run_back_range(0, features(), d_input, d_output, cache, pull);
-    if (gradient) add_weight_gradients(0, features(), input, d_output, cache, *gradient);
+    back();
     for (Index l = 0; l <= last(); ++l) {
       const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);
-      if (gradient) detail::add_row_sums(d, Batch<S>(gradient->bias[at(l)]));
+      if (gradient) {
+        Product::add_gradient(gradient->weight[at(l)], l == 0 ? input : after(cache, l - 1), d, stairs_[at(l)],
+                              cache.packed);
+        detail::add_row_sums(d, Batch<S>(gradient->bias[at(l)]));
+      }
       if (takes_context(l)) pull_back_context(l, context, d, d_context, gradient, cache);
     }
   }
@@ -487,7 +517,7 @@ class Made {
   /// Pulls back the features end - 1 ... first: everything that comes from higher degrees has been added.
   template <class Pull>
   void run_back_range(Index first, Index end, Batch<S>* d_input, const ConstBatch<S>& d_output, Cache& cache,
-                      Pull& pull) const {
+                      Pull&& pull) const {
     const auto add = [&](Index l, const Block& b) {
       if (l > 0 || d_input)
         add_block_transposed(l, b, l == last() ? d_output : detail::read(cache.d_sum[at(l)]),
@@ -510,32 +540,11 @@ class Made {
     }
   }
 
-  /// The gradient of all entries of the weights that count, in the same blocks.
-  void add_weight_gradients(Index first, Index end, const ConstBatch<S>& input, const ConstBatch<S>& d_output,
-                            Cache& cache, Gradient& gradient) const {
-    const auto add = [&](Index l, const Block& b) {
-      if (b.empty()) return;
-      const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
-      const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);
-      add_transposed_product(gradient.weight[at(l)].block(b.row, b.col, b.rows, b.cols), x.middleCols(b.row, b.rows),
-                             d.middleCols(b.col, b.cols));
-    };
-    const bool halves = end - first > leaf(input.rows());
-    const Index middle = (first + end) / 2;
-    if (halves) add_weight_gradients(first, middle, input, d_output, cache, gradient);
-    for (Index l = 0; l <= last(); ++l) {
-      if (halves)
-        add(l, block(l, first, middle, middle, end));
-      else
-        for (Index g = first; g < end; ++g) add(l, block(l, first, g + 1, g, g + 1));
-    }
-    if (halves) add_weight_gradients(middle, end, input, d_output, cache, gradient);
-  }
-
   MadeOptions options_;
   Parameters parameters_;
   std::vector<std::vector<std::int64_t>> degrees_;
   std::vector<std::vector<Index>> starts_;  ///< [level][degree]
+  std::vector<detail::Staircase> stairs_;   ///< of the weights
 };
 
 }  // namespace rhei

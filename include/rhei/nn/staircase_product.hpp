@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: MIT
+#pragma once
+
+/// \file
+/// Products with a weight of which a staircase counts: in column j its first ends[j] rows, where ends never fall. Such
+/// are the weights of a net whose units are sorted by degree (nn/made.hpp). What lies below the staircase is neither
+/// used nor changed, whatever it holds, and nearly all the work on it is left out.
+///
+/// The loops are those of a dense product (Goto & van de Geijn 2008, Anatomy of high-performance matrix
+/// multiplication): both factors are packed once, by blocks of the depth, and Eigen's kernel multiplies what is packed.
+/// Columns within whose block the staircase ends go in small groups, each as deep as it counts. (Cutting the staircase
+/// into dense blocks instead packs the batch again for every one of them.)
+
+#include <algorithm>
+#include <array>
+#include <rhei/nn/product.hpp>
+#include <vector>
+
+namespace rhei::detail {
+
+/// The weight's staircase: how many rows of each column count, and how many columns of each row do not.
+class Staircase {
+ public:
+  Staircase() = default;
+  Staircase(Index rows, std::vector<Index> ends) : ends_(std::move(ends)) {
+    for (Index i = 0; i < rows; ++i) begins_.push_back(std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin());
+  }
+  [[nodiscard]] Index rows() const { return static_cast<Index>(begins_.size()); }
+  [[nodiscard]] Index cols() const { return static_cast<Index>(ends_.size()); }
+  /// Column `col` counts in rows 0 ... end(col) - 1.
+  [[nodiscard]] Index end(Index col) const { return ends_[static_cast<std::size_t>(col)]; }
+  /// Row `row` counts in columns begin(row) ... cols() - 1; so does no column for a row past all.
+  [[nodiscard]] Index begin(Index row) const { return row < rows() ? begins_[static_cast<std::size_t>(row)] : cols(); }
+
+ private:
+  std::vector<Index> ends_, begins_;
+};
+
+/// Scratch: `packed`.
+template <Real S>
+class StaircaseProduct {
+ public:
+  /// y += x W, for x of n x p and W of p x q.
+  static void add(Batch<S> y, ConstBatch<S> x, const Matrix<S>& w, const Staircase& stairs, Buffer<S>& packed) {
+    multiply<false>(writable_panel(y), panel(x), panel(w), stairs, packed);
+  }
+  /// x += y W^T.
+  static void add_transposed(Batch<S> x, ConstBatch<S> y, const Matrix<S>& w, const Staircase& stairs,
+                             Buffer<S>& packed) {
+    multiply<true>(writable_panel(x), panel(y), panel(w), stairs, packed);
+  }
+
+  /// d += x^T y, for those elements of d (p x q) that count.
+  static void add_gradient(Matrix<S>& d, ConstBatch<S> x, ConstBatch<S> y, const Staircase& stairs, Buffer<S>& packed) {
+    // One register's worth of rows at a time: what is computed below the staircase is then least.
+    constexpr Index height = Traits::mr;
+    std::array<S, height * cut_cols> below;
+    const auto target = writable_panel(d);
+    const auto left = panel(x), right = panel(y);
+    for (Index k = 0, depth; k < x.rows(); k += depth) {
+      depth = std::min(max_depth, x.rows() - k);
+      S* const a = packed.resize((height + d.cols()) * depth, 1).data();
+      S* const b = a + height * depth;
+      PackRight<Eigen::ColMajor>()(b, {right.at(k, 0), right.stride}, depth, d.cols());
+      for (Index i = 0, rows; i < d.rows(); i += rows) {
+        rows = std::min(height, d.rows() - i);
+        const Index first = stairs.begin(i) / Traits::nr * Traits::nr;  // whole groups of packed columns
+        if (first >= d.cols()) break;
+        const Index whole = std::min(round_up(stairs.begin(i + rows - 1), Traits::nr), d.cols());
+        PackLeft<Eigen::RowMajor>()(a, {left.at(k, i), left.stride}, depth, rows);
+        for (Index j = first, cols; j < whole; j += cols) {
+          cols = std::min(cut_cols, whole - j);
+          below.fill(S(0));
+          Kernel()({below.data(), height}, a, b + j * depth, rows, depth, cols, S(1));
+          for (Index c = 0; c < cols; ++c)
+            for (Index r = 0, end = std::min(rows, stairs.end(j + c) - i); r < end; ++r)
+              *target.at(i + r, j + c) += below[static_cast<std::size_t>(r + c * height)];
+        }
+        Kernel()({target.at(i, whole), target.stride}, a, b + whole * depth, rows, depth, d.cols() - whole, S(1));
+      }
+    }
+  }
+
+ private:
+  using Traits = Eigen::internal::gebp_traits<S, S>;
+  template <int order>
+  using Source = Eigen::internal::const_blas_data_mapper<S, Index, order>;
+  using Target = Eigen::internal::blas_data_mapper<S, Index, Eigen::ColMajor, Eigen::Unaligned, 1>;
+  template <int order>
+  using PackLeft = Eigen::internal::gemm_pack_lhs<S, Index, Source<order>, Traits::mr, Traits::LhsProgress,
+                                                  typename Traits::LhsPacket4Packing, order>;
+  template <int order>
+  using PackRight = Eigen::internal::gemm_pack_rhs<S, Index, Source<order>, Traits::nr, order>;
+  using Kernel = Eigen::internal::gebp_kernel<S, S, Index, Target, Traits::mr, Traits::nr, false, false>;
+
+  static constexpr Index max_depth = 512 / static_cast<Index>(sizeof(S));
+  static constexpr Index max_rows = 12 * Traits::mr;
+  static constexpr Index cut_cols = 2 * Traits::nr;
+
+  static Index round_up(Index n, Index step) { return (n + step - 1) / step * step; }
+
+  /// Columns of the result that reach from `offset` to `offset + depth` of a block.
+  struct Group {
+    Index col, cols, offset, depth;
+    bool is_cut;  ///< whether some columns count less deep than others
+
+    /// The kernel loads whole registers of what is packed, where each group must therefore begin aligned.
+    [[nodiscard]] Index packed_size() const { return round_up(depth * cols, Traits::nr); }
+  };
+
+  /// Calls f for the groups of a block of W's rows (of its columns, where transposed).
+  template <bool transposed, class F>
+  static void for_each_group(const Staircase& stairs, Index k, Index depth, F&& f) {
+    if constexpr (transposed) {
+      const Index whole = stairs.end(k), last = stairs.end(k + depth - 1);
+      if (whole > 0) f(Group{0, whole, 0, depth, false});
+      for (Index i = whole, cols; i < last; i += cols) {
+        cols = std::min(cut_cols, last - i);
+        const Index offset = stairs.begin(i) - k;
+        f(Group{i, cols, offset, depth - offset, stairs.begin(i + cols - 1) - k != offset});
+      }
+    } else {
+      const Index first = stairs.begin(k), whole = stairs.begin(k + depth - 1);
+      for (Index j = first, cols; j < whole; j += cols) {
+        cols = std::min(cut_cols, whole - j);
+        const Index used = stairs.end(j + cols - 1) - k;
+        f(Group{j, cols, 0, used, stairs.end(j) - k != used});
+      }
+      if (whole < stairs.cols()) f(Group{whole, stairs.cols() - whole, 0, depth, false});
+    }
+  }
+
+  template <bool transposed>
+  static void multiply(Panel<S> result, Panel<const S> left, Panel<const S> w, const Staircase& stairs,
+                       Buffer<S>& packed) {
+    constexpr int order = transposed ? Eigen::RowMajor : Eigen::ColMajor;
+    const auto at = [&](Index k, Index col) { return transposed ? w.at(col, k) : w.at(k, col); };
+    const Index whole_depth = transposed ? w.cols : w.rows;
+    std::array<S, cut_cols * max_depth> copy;
+    for (Index k = 0, depth; k < whole_depth; k += depth) {
+      depth = std::min(max_depth, whole_depth - k);
+      S* const a = packed.resize((max_rows + round_up(result.cols, Traits::nr)) * depth + result.cols, 1).data();
+      S* b = a + max_rows * depth;
+      for_each_group<transposed>(stairs, k, depth, [&](const Group& g) {
+        const Index from = k + g.offset;
+        if (g.is_cut) {
+          for (Index c = 0; c < g.cols; ++c) {
+            const Index first = transposed ? stairs.begin(g.col + c) - from : 0;
+            const Index end = transposed ? g.depth : std::min(g.depth, stairs.end(g.col + c) - from);
+            S* const column = copy.data() + c * g.depth;
+            std::fill_n(column, g.depth, S(0));
+            for (Index r = first; r < end; ++r) column[r] = *at(from + r, g.col + c);
+          }
+          PackRight<Eigen::ColMajor>()(b, {copy.data(), g.depth}, g.depth, g.cols);
+        } else {
+          PackRight<order>()(b, {at(from, g.col), w.stride}, g.depth, g.cols);
+        }
+        b += g.packed_size();
+      });
+      for (Index i = 0, rows; i < result.rows; i += rows) {
+        rows = std::min(max_rows, result.rows - i);
+        PackLeft<Eigen::ColMajor>()(a, {left.at(i, k), left.stride}, depth, rows);
+        const S* from = a + max_rows * depth;
+        for_each_group<transposed>(stairs, k, depth, [&](const Group& g) {
+          Kernel()({result.at(i, g.col), result.stride}, a, from, rows, g.depth, g.cols, S(1), depth, g.depth,
+                   g.offset);
+          from += g.packed_size();
+        });
+      }
+    }
+  }
+};
+
+}  // namespace rhei::detail

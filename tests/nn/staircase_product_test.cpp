@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+
+#include <algorithm>
+#include <limits>
+#include <rhei/core/random.hpp>
+#include <rhei/nn/staircase_product.hpp>
+
+#include "support/catch.hpp"
+
+using namespace rhei;
+
+namespace {
+
+/// Any staircase, or one of `steps` steps as even as the sizes allow.
+detail::Staircase staircase(Index rows, Index cols, Index steps, Rng& rng) {
+  std::vector<Index> ends;
+  for (Index j = 0; j < cols; ++j)
+    ends.push_back(steps == 0 ? rng.below(rows + 1) : (j * steps / cols + 1) * rows / steps);
+  std::sort(ends.begin(), ends.end());
+  return {rows, std::move(ends)};
+}
+
+template <class S>
+Matrix<S> random_matrix(Index rows, Index cols, Rng& rng) {
+  Matrix<S> m(rows, cols);
+  rng.fill_normal(m);
+  return m;
+}
+
+/// The largest error of `actual`, in units of the rounding of a sum of `depth` products.
+template <class S>
+double worst(const Matrix<S>& actual, const Matrix<double>& expected, Index depth) {
+  const double unit = std::numeric_limits<S>::epsilon() * static_cast<double>(depth + 1);
+  return (actual.template cast<double>() - expected).cwiseAbs().maxCoeff() / unit;
+}
+
+}  // namespace
+
+TEST_CASE("a staircase knows its rows from its columns", "[product]") {
+  const detail::Staircase stairs(4, {0, 2, 2, 3});
+  CHECK(stairs.rows() == 4);
+  CHECK(stairs.cols() == 4);
+  for (Index row = 0; row <= 4; ++row)
+    for (Index col = 0; col < 4; ++col) CHECK((row < stairs.end(col)) == (stairs.begin(row) <= col));
+}
+
+TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[product]", float, double) {
+  using S = TestType;
+  Rng rng(4);
+  Buffer<S> packed;
+  for (int repeat = 0; repeat < 120; ++repeat) {
+    const Index n = 1 + rng.below(400), p = 1 + rng.below(180), q = 1 + rng.below(180);
+    const Index steps = rng.below(std::min<Index>(p, 30));
+    CAPTURE(n, p, q, steps);
+    const detail::Staircase stairs = staircase(p, q, steps, rng);
+    Matrix<S> x = random_matrix<S>(n, p, rng), y = random_matrix<S>(n, q, rng), w = random_matrix<S>(p, q, rng);
+    const Matrix<double> x0 = x.template cast<double>(), y0 = y.template cast<double>();
+    Matrix<double> counted = w.template cast<double>();
+    Matrix<double> gradient = x0.transpose().lazyProduct(y0);
+    for (Index j = 0; j < q; ++j) {
+      counted.col(j).tail(p - stairs.end(j)).setZero();
+      gradient.col(j).tail(p - stairs.end(j)).setZero();
+      w.col(j).tail(p - stairs.end(j)).setConstant(std::numeric_limits<S>::quiet_NaN());
+    }
+    Matrix<S> d = Matrix<S>::Zero(p, q);
+    detail::StaircaseProduct<S>::add_gradient(d, ConstBatch<S>(x), ConstBatch<S>(y), stairs, packed);
+    CHECK(worst(d, gradient, n) < 8);
+    detail::StaircaseProduct<S>::add(Batch<S>(y), ConstBatch<S>(x), w, stairs, packed);
+    CHECK(worst(y, y0 + x0.lazyProduct(counted), p) < 8);
+    y = y0.template cast<S>();
+    detail::StaircaseProduct<S>::add_transposed(Batch<S>(x), ConstBatch<S>(y), w, stairs, packed);
+    CHECK(worst(x, x0 + y0.lazyProduct(counted.transpose()), q) < 8);
+  }
+}
