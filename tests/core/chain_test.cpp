@@ -148,11 +148,11 @@ auto nested(Index dim, Index context, Rng& rng) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("nested chains conform", "[chain]", float, double) {
+TEMPLATE_TEST_CASE("nested chains conform", "[chain]", RHEI_TEST_SCALARS) {
   conforms(nested<TestType>, {.name = "nested chain", .dims = {1, 3}, .contexts = {0, 2}, .step = 0x1p-12});
 }
 
-TEMPLATE_TEST_CASE("run-time sequences of different layers conform", "[chain]", float, double) {
+TEMPLATE_TEST_CASE("run-time sequences of different layers conform", "[chain]", RHEI_TEST_SCALARS) {
   using Any = AnyLayer<TestType>;
   conforms(
       [](Index dim, Index context, Rng& rng) {

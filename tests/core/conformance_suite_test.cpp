@@ -353,12 +353,12 @@ std::string all_of(const Report& report) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a correct conditional layer conforms", "[conformance]", float, double) {
+TEMPLATE_TEST_CASE("a correct conditional layer conforms", "[conformance]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Index context, Rng& rng) { return Specimen<TestType>(dim, context, rng, Defect::none); },
            {.contexts = {0, 3}});
 }
 
-TEMPLATE_TEST_CASE("curves conform", "[conformance]", float, double) {
+TEMPLATE_TEST_CASE("curves conform", "[conformance]", RHEI_TEST_SCALARS) {
   using Kind = typename Curve<TestType>::Kind;
   conforms([](Index dim) { return Curve<TestType>(dim, Kind::bend); }, {.name = "bend"});
   conforms([](Index dim) { return Curve<TestType>(dim, Kind::leaky); }, {.name = "leaky"},

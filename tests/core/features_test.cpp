@@ -58,7 +58,8 @@ TEST_CASE("a subset refuses what is not one", "[features]") {
   CHECK(refusal(-3, {0}) == "Thing: dim is -3, expected at least 1");
 }
 
-TEMPLATE_TEST_CASE("features are read and written, in place where they are neighbours", "[features]", float, double) {
+TEMPLATE_TEST_CASE("features are read and written, in place where they are neighbours", "[features]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   const List features = GENERATE(List{1, 2}, List{0, 1, 2, 3, 4}, List{3}, List{0, 2}, List{4, 1, 2});
   const Index rows = GENERATE(0, 1, 3);

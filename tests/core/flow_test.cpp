@@ -91,7 +91,7 @@ TEST_CASE("log_prob in double is the sum in long double", "[flow][regression]") 
         Approx(static_cast<double>(log_det - 2 * std::log(2 * std::numbers::pi_v<long double>))).epsilon(1e-14));
 }
 
-TEMPLATE_TEST_CASE("Rows are evaluated alike in any number", "[flow]", float, double) {
+TEMPLATE_TEST_CASE("Rows are evaluated alike in any number", "[flow]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const auto flow = make_flow<S>(2);
   const Matrix<S> x = normal_rows<S>(600, 3, 2);

@@ -223,7 +223,8 @@ std::size_t bytes_in_use() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("pullbacks from the output give the gradients of stored inputs", "[keep_output]", float, double) {
+TEMPLATE_TEST_CASE("pullbacks from the output give the gradients of stored inputs", "[keep_output]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(1);
   const Direction direction = GENERATE(Direction::forward, Direction::inverse);
@@ -246,7 +247,7 @@ TEMPLATE_TEST_CASE("pullbacks from the output give the gradients of stored input
   }
 }
 
-TEMPLATE_TEST_CASE("static chains rebuild their inputs", "[keep_output]", float, double) {
+TEMPLATE_TEST_CASE("static chains rebuild their inputs", "[keep_output]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(2);
   const Direction direction = GENERATE(Direction::forward, Direction::inverse);

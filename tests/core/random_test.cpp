@@ -58,7 +58,7 @@ TEST_CASE("the generator is xoshiro256++", "[random]") {
   for (const std::uint64_t expected : answers) CHECK(rng() == expected);
 }
 
-TEMPLATE_TEST_CASE("uniform numbers are strictly between 0 and 1", "[random]", float, double) {
+TEMPLATE_TEST_CASE("uniform numbers are strictly between 0 and 1", "[random]", RHEI_TEST_SCALARS) {
   // states whose next output is 0 and 2^64 - 1
   const TestType smallest = Rng(Rng::State{0, 1, 0, 0}).uniform<TestType>();
   const TestType largest = Rng(Rng::State{0, 1, 0, ~std::uint64_t(0)}).uniform<TestType>();
@@ -70,7 +70,7 @@ TEMPLATE_TEST_CASE("uniform numbers are strictly between 0 and 1", "[random]", f
   CHECK(std::isfinite(std::log1p(-largest)));
 }
 
-TEMPLATE_TEST_CASE("uniform numbers are uniform", "[random]", float, double) {
+TEMPLATE_TEST_CASE("uniform numbers are uniform", "[random]", RHEI_TEST_SCALARS) {
   Rng rng(11);
   std::vector<double> sample(200'000);
   double sum = 0, squares = 0;
@@ -85,7 +85,7 @@ TEMPLATE_TEST_CASE("uniform numbers are uniform", "[random]", float, double) {
   CHECK(kolmogorov_smirnov(sample, [](double u) { return u; }) < 1.95);
 }
 
-TEMPLATE_TEST_CASE("normal numbers are normal", "[random]", float, double) {
+TEMPLATE_TEST_CASE("normal numbers are normal", "[random]", RHEI_TEST_SCALARS) {
   Rng rng(12);
   constexpr int n = 1'000'000;
   std::vector<double> sample(n);

@@ -13,7 +13,7 @@ static_assert(!std::is_convertible_v<ConstBatch<float>, Batch<float>>);
 static_assert(!std::is_constructible_v<Batch<float>, const Matrix<float>&>, "a batch would write into a constant");
 static_assert(!std::is_convertible_v<Matrix<double>, ConstBatch<float>>);
 
-TEMPLATE_TEST_CASE("batches are views", "[types]", float, double) {
+TEMPLATE_TEST_CASE("batches are views", "[types]", RHEI_TEST_SCALARS) {
   Matrix<TestType> m(2, 3);
   m << 1, 2, 3, 4, 5, 6;
   const Batch<TestType> batch(m);
@@ -36,7 +36,7 @@ TEMPLATE_TEST_CASE("batches are views", "[types]", float, double) {
   CHECK(batch.reshaped_as(1, 6)(0, 1) == 4);
 }
 
-TEMPLATE_TEST_CASE("assigning a batch copies values", "[types]", float, double) {
+TEMPLATE_TEST_CASE("assigning a batch copies values", "[types]", RHEI_TEST_SCALARS) {
   Matrix<TestType> a = Matrix<TestType>::Constant(2, 2, 1), b = Matrix<TestType>::Constant(2, 2, 2);
   Batch<TestType> to(a);
   const Batch<TestType> from(b);
@@ -48,7 +48,7 @@ TEMPLATE_TEST_CASE("assigning a batch copies values", "[types]", float, double) 
   CHECK(b(0, 0) == 2);
 }
 
-TEMPLATE_TEST_CASE("vectors are batches of one row or one feature", "[types]", float, double) {
+TEMPLATE_TEST_CASE("vectors are batches of one row or one feature", "[types]", RHEI_TEST_SCALARS) {
   RowVector<TestType> row(3);
   row << 1, 2, 3;
   Vector<TestType> column(2);
@@ -61,7 +61,7 @@ TEMPLATE_TEST_CASE("vectors are batches of one row or one feature", "[types]", f
   CHECK(ConstBatch<TestType>().cols() == 0);
 }
 
-TEMPLATE_TEST_CASE("values are views of one number per sample", "[types]", float, double) {
+TEMPLATE_TEST_CASE("values are views of one number per sample", "[types]", RHEI_TEST_SCALARS) {
   Vector<TestType> v(2), w(2);
   v << 1, 2;
   w << 3, 4;
@@ -74,7 +74,7 @@ TEMPLATE_TEST_CASE("values are views of one number per sample", "[types]", float
   CHECK(ConstValues<TestType>().size() == 0);
 }
 
-TEMPLATE_TEST_CASE("a buffer grows and is then reused", "[types]", float, double) {
+TEMPLATE_TEST_CASE("a buffer grows and is then reused", "[types]", RHEI_TEST_SCALARS) {
   Buffer<TestType> buffer;
   CHECK(buffer.view().size() == 0);
   const TestType* memory = buffer.resize(4, 3).data();

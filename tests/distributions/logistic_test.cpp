@@ -25,7 +25,7 @@ TEST_CASE("Logistic integrates to one and draws what it says", "[distribution]")
   check_mass_and_samples(Logistic<double>(2), RowVector<double>::Constant(2, -20), RowVector<double>::Constant(2, 20));
 }
 
-TEMPLATE_TEST_CASE("Logistic has exponential tails and a bounded gradient", "[distribution]", float, double) {
+TEMPLATE_TEST_CASE("Logistic has exponential tails and a bounded gradient", "[distribution]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const Logistic<S> base(1);
   for (const Index n : {1, 40}) {  // one by one, and in packets

@@ -33,7 +33,7 @@ TEST_CASE("UniformNormal integrates to one and draws what it says", "[distributi
   check_mass_and_samples(UniformNormal<double>(1, {0}), lower.leftCols(1), upper.leftCols(1));
 }
 
-TEMPLATE_TEST_CASE("UniformNormal draws angles between -pi and pi", "[distribution]", float, double) {
+TEMPLATE_TEST_CASE("UniformNormal draws angles between -pi and pi", "[distribution]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S pi = std::numbers::pi_v<S>;
   const Matrix<S> z = draw(UniformNormal<S>(1, {0}), 100'000, 3);

@@ -50,7 +50,7 @@ TEST_CASE("Uniform integrates to one and draws what it says", "[distribution]") 
   }
 }
 
-TEMPLATE_TEST_CASE("Uniform is a closed box with nothing outside", "[distribution]", float, double) {
+TEMPLATE_TEST_CASE("Uniform is a closed box with nothing outside", "[distribution]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S infinity = std::numeric_limits<S>::infinity();
   const Uniform<S> base(row<S>({-1, 2}), row<S>({1, 6}));

@@ -113,7 +113,7 @@ void write_checkpoint(const std::string& path, const Matrix<S>& x) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("A resumed fit gives the bits of one that was not interrupted", "[checkpoint]", float, double) {
+TEMPLATE_TEST_CASE("A resumed fit gives the bits of one that was not interrupted", "[checkpoint]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const auto make = [] { return small_flow<S>(); };
   const Matrix<S> x = rows<S>(100);

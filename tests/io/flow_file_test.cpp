@@ -94,7 +94,7 @@ std::string refused(const SafeTensors& file) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("a flow of a known type comes back bit for bit", "[io][flow_file]", float, double) {
+TEMPLATE_TEST_CASE("a flow of a known type comes back bit for bit", "[io][flow_file]", RHEI_TEST_SCALARS) {
   using S = TestType;
   TemporaryFolder folder;
   const std::string path = folder / "flow.safetensors";

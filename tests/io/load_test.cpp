@@ -217,7 +217,7 @@ class Translation {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("every layer and base comes back bit for bit from a file alone", "[io][load]", float, double) {
+TEMPLATE_TEST_CASE("every layer and base comes back bit for bit from a file alone", "[io][load]", RHEI_TEST_SCALARS) {
   using S = TestType;
   TemporaryFolder folder;
   const std::string path = folder / "flow.safetensors";

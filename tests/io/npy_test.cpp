@@ -73,7 +73,7 @@ Matrix<S> any_bits(Index rows, Index cols) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("NPY comes back bit for bit", "[io][npy]", float, double) {
+TEMPLATE_TEST_CASE("NPY comes back bit for bit", "[io][npy]", RHEI_TEST_SCALARS) {
   using S = TestType;
   test::TemporaryFolder folder;
   const std::string path = folder / "m.npy";

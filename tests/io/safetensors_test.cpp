@@ -86,7 +86,7 @@ SafeTensors example() {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("tensors come back bit for bit", "[io][safetensors]", float, double) {
+TEMPLATE_TEST_CASE("tensors come back bit for bit", "[io][safetensors]", RHEI_TEST_SCALARS) {
   using S = TestType;
   test::TemporaryFolder folder;
   const std::string path = folder / "t.safetensors";

@@ -12,11 +12,11 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("ActNorm conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("ActNorm conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim) { return ActNorm<TestType>(dim); });
 }
 
-TEMPLATE_TEST_CASE("ActNorm standardises the batch that initialises it", "[actnorm]", float, double) {
+TEMPLATE_TEST_CASE("ActNorm standardises the batch that initialises it", "[actnorm]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(5);
   Matrix<S> x(1000, 3);
@@ -34,7 +34,7 @@ TEMPLATE_TEST_CASE("ActNorm standardises the batch that initialises it", "[actno
 
 // Two values half a power of two from their mean: mean and standard deviation are exact. A product of 200 standard
 // deviations would underflow where their logarithms do not.
-TEMPLATE_TEST_CASE("ActNorm of 200 narrow columns has the exact log-determinant", "[actnorm]", float, double) {
+TEMPLATE_TEST_CASE("ActNorm of 200 narrow columns has the exact log-determinant", "[actnorm]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Matrix<S> x(4, 200);
   for (Index d = 0; d < 200; ++d) {
@@ -50,7 +50,7 @@ TEMPLATE_TEST_CASE("ActNorm of 200 narrow columns has the exact log-determinant"
           Approx(2000 * std::log(2.0)).epsilon(100 * double(std::numeric_limits<S>::epsilon())));
 }
 
-TEMPLATE_TEST_CASE("ActNorm keeps the scale of a constant column", "[actnorm]", float, double) {
+TEMPLATE_TEST_CASE("ActNorm keeps the scale of a constant column", "[actnorm]", RHEI_TEST_SCALARS) {
   using S = TestType;
   ActNorm<S> layer(3);
   SECTION("seven rows, whose mean would not be exact") {

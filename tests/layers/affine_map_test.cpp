@@ -38,11 +38,11 @@ void set(AffineMap<S>& map, std::string_view wanted, S value) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("AffineMap conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("AffineMap conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return AffineMap<TestType>::from_layer(linear<TestType>(dim, rng)); });
 }
 
-TEMPLATE_TEST_CASE("AffineMap is the layer it was made from", "[affine_map]", float, double) {
+TEMPLATE_TEST_CASE("AffineMap is the layer it was made from", "[affine_map]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const S tolerance = 300 * std::numeric_limits<S>::epsilon();
   Rng rng(3);

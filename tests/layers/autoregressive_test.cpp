@@ -62,7 +62,7 @@ Matrix<double> textbook(const Made<double>& net, const Matrix<double>& x) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("masked autoregressive layers conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("masked autoregressive layers conform", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   struct Case {
     std::string_view name;
@@ -107,7 +107,7 @@ TEMPLATE_TEST_CASE("masked autoregressive layers conform", "[layer]", float, dou
   }
 }
 
-TEMPLATE_TEST_CASE("autoregressive layers of an inverted transformer conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("autoregressive layers of an inverted transformer conform", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   conforms(
       [](Index dim, Index context, Rng& rng) {

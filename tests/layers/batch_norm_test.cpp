@@ -87,11 +87,11 @@ const Call<double> training{.training = true};
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("BatchNorm conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("BatchNorm conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return layer_of<Evaluating<TestType>>(dim, rng); });
 }
 
-TEMPLATE_TEST_CASE("BatchNorm in training conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("BatchNorm in training conforms", "[layer]", RHEI_TEST_SCALARS) {
   constexpr double any = std::numeric_limits<double>::infinity();
   conforms(
       [](Index dim, Rng& rng) { return layer_of<BatchNorm<TestType>>(dim, rng); },
@@ -129,7 +129,7 @@ TEST_CASE("BatchNorm takes the statistics of the batch in training and the store
   CHECK((mean - layer.parameters().beta).cwiseAbs().maxCoeff() < 1e-12);
 }
 
-TEMPLATE_TEST_CASE("BatchNorm rebuilds the batch of a training evaluation", "[batch_norm]", float, double) {
+TEMPLATE_TEST_CASE("BatchNorm rebuilds the batch of a training evaluation", "[batch_norm]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(2);
   const Index rows = GENERATE(1, 2, 300);
@@ -258,7 +258,7 @@ TEST_CASE("BatchNorm's running averages move in update_state and nowhere else", 
   }
 }
 
-TEMPLATE_TEST_CASE("BatchNorm survives constant columns and single rows", "[batch_norm]", float, double) {
+TEMPLATE_TEST_CASE("BatchNorm survives constant columns and single rows", "[batch_norm]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(5);
   const Index rows = GENERATE(1, 2, 7, 1000);  // the mean of seven times 0.1 would not be exact
@@ -285,7 +285,7 @@ TEMPLATE_TEST_CASE("BatchNorm survives constant columns and single rows", "[batc
 }
 
 // A product of 200 standard deviations is 1e-600.
-TEMPLATE_TEST_CASE("BatchNorm of 200 narrow columns has a finite log-determinant", "[batch_norm]", float, double) {
+TEMPLATE_TEST_CASE("BatchNorm of 200 narrow columns has a finite log-determinant", "[batch_norm]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Matrix<S> x(4, 200);
   for (Index d = 0; d < 200; ++d) {

@@ -12,13 +12,13 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("CircularShift conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("CircularShift conforms", "[layer]", RHEI_TEST_SCALARS) {
   // within (-2, 2): shifts of deviation 0.3 do not reach the seam, where the output jumps
   conforms([](Index dim) { return CircularShift<TestType>(dim); },
            {.domain = [](Direction, double v) { return 2 * v / (1 + std::abs(v)); }});
 }
 
-TEMPLATE_TEST_CASE("CircularShift turns across the seam and back", "[circular_shift]", float, double) {
+TEMPLATE_TEST_CASE("CircularShift turns across the seam and back", "[circular_shift]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S pi = std::numbers::pi_v<S>, eps = std::numeric_limits<S>::epsilon();
   const Index rows = GENERATE(1, 3);
@@ -38,7 +38,7 @@ TEMPLATE_TEST_CASE("CircularShift turns across the seam and back", "[circular_sh
   CHECK(inverse_of(layer, x).log_det.isZero(0));
 }
 
-TEMPLATE_TEST_CASE("CircularShift stays between -pi and pi whatever the shift", "[circular_shift]", float, double) {
+TEMPLATE_TEST_CASE("CircularShift stays between -pi and pi whatever the shift", "[circular_shift]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S pi = std::numbers::pi_v<S>;
   Matrix<S> z(2001, 1);

@@ -12,7 +12,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("additive couplings conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("additive couplings conform", "[layer]", RHEI_TEST_SCALARS) {
   // the odd features; where there is one feature, nothing is kept. All is smooth: the longer step rounds less
   conforms(
       [](Index dim, Index context, Rng& rng) {

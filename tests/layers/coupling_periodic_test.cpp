@@ -28,7 +28,7 @@ auto make(Index dim, Index context, Rng& rng) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("couplings with a periodic net conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("couplings with a periodic net conform", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Index context, Rng& rng) { return make<TestType>(dim, context, rng); },
            {.name = "AffineCoupling, periodic",
             .dims = {2, 3},

@@ -14,7 +14,7 @@ using namespace rhei;
 using namespace rhei::testing;
 
 // Some gradients are small beside the loss: the longer step, which a smooth layer may take, rounds less.
-TEMPLATE_TEST_CASE("couplings with residual nets conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("couplings with residual nets conform", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   conforms(
       [](Index dim, Index context, Rng& rng) {

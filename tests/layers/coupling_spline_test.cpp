@@ -56,7 +56,7 @@ struct KnotDistance {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("spline couplings conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("spline couplings conform", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   using L = SplineCoupling<S>;
   struct Case {
@@ -103,7 +103,7 @@ TEMPLATE_TEST_CASE("spline couplings conform", "[layer]", float, double) {
   }
 }
 
-TEMPLATE_TEST_CASE("a fresh spline coupling is the identity, bit for bit", "[coupling]", float, double) {
+TEMPLATE_TEST_CASE("a fresh spline coupling is the identity, bit for bit", "[coupling]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(1);
   const SplineCoupling<S> layer(5, {.transformed = {1, 3}}, rng);

@@ -73,7 +73,7 @@ std::string refusal(Index dim, std::vector<Index> transformed, Index context = 0
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("affine couplings conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("affine couplings conform", "[layer]", RHEI_TEST_SCALARS) {
   using L = AffineCoupling<TestType>;
   struct Case {
     std::string_view name;
@@ -131,7 +131,7 @@ TEMPLATE_TEST_CASE("affine couplings conform", "[layer]", float, double) {
   }
 }
 
-TEMPLATE_TEST_CASE("affine couplings with ReLU conform away from its kinks", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("affine couplings with ReLU conform away from its kinks", "[layer]", RHEI_TEST_SCALARS) {
   using L = AffineCoupling<TestType>;
   conforms(
       [](Index dim, Index context, Rng& rng) {
@@ -140,7 +140,7 @@ TEMPLATE_TEST_CASE("affine couplings with ReLU conform away from its kinks", "[l
       {.name = "AffineCoupling, ReLU", .dims = {2, 3}, .contexts = {0, 3}}, KinkDistance<L>());
 }
 
-TEMPLATE_TEST_CASE("a fresh coupling is the identity, bit for bit", "[coupling]", float, double) {
+TEMPLATE_TEST_CASE("a fresh coupling is the identity, bit for bit", "[coupling]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(1);
   const Matrix<S> in = normal_rows<S>(7, 5, 2), context = normal_rows<S>(7, 2, 3);

@@ -35,7 +35,7 @@ double worst(const Matrix<double>& a, const Matrix<double>& b) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("DenseLinear conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("DenseLinear conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return DenseLinear<TestType>(dim, rng); }, {.dims = {1, 2, 3, 8, 20}});
 }
 
@@ -133,7 +133,7 @@ TEST_CASE("DenseLinear's determinant neither underflows nor overflows", "[dense_
   }
 }
 
-TEMPLATE_TEST_CASE("DenseLinear allocates nothing in steady state", "[dense_linear]", float, double) {
+TEMPLATE_TEST_CASE("DenseLinear allocates nothing in steady state", "[dense_linear]", RHEI_TEST_SCALARS) {
   using S = TestType;
   if (!test::counts_allocations()) return;
   Rng rng(5);

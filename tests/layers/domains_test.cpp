@@ -33,7 +33,7 @@ Domains<S> one(const Domain& domain) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Domains of one kind conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Domains of one kind conform", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   struct Case {
     std::string_view name;
@@ -60,7 +60,7 @@ TEMPLATE_TEST_CASE("Domains of one kind conform", "[layer]", float, double) {
               }});
 }
 
-TEMPLATE_TEST_CASE("Domains of all kinds side by side conform", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Domains of all kinds side by side conform", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   conforms(
       [](Index) {
@@ -103,7 +103,7 @@ TEST_CASE("Domains are their formulas, in both directions and at every scale", "
 }
 
 // An end at zero, as concentrations and shares have it: all of x's digits count there.
-TEMPLATE_TEST_CASE("Domains keep their precision down to the end", "[domains]", float, double) {
+TEMPLATE_TEST_CASE("Domains keep their precision down to the end", "[domains]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr double eps = std::numeric_limits<S>::epsilon();
   const S smallest = std::numeric_limits<S>::min();
@@ -132,7 +132,7 @@ TEMPLATE_TEST_CASE("Domains keep their precision down to the end", "[domains]", 
   CHECK(inverse_of(one<S>(Domain::half_line(0)), column<S>({S(1e6)})).out(0, 0) == S(1e6));
 }
 
-TEMPLATE_TEST_CASE("Domains give NaN outside and on their ends, in that row alone", "[domains]", float, double) {
+TEMPLATE_TEST_CASE("Domains give NaN outside and on their ends, in that row alone", "[domains]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S infinity = std::numeric_limits<S>::infinity();
   const Domains<S> layer({Domain::interval(-2, 3), Domain::half_line(-2), Domain::circle(0, 24)});
@@ -159,7 +159,7 @@ TEMPLATE_TEST_CASE("Domains give NaN outside and on their ends, in that row alon
   }
 }
 
-TEMPLATE_TEST_CASE("Domains never leave a domain, and take back what they give", "[domains]", float, double) {
+TEMPLATE_TEST_CASE("Domains never leave a domain, and take back what they give", "[domains]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S pi = std::numbers::pi_v<S>, large = std::numeric_limits<S>::max() / 8;
   const Domain domains[] = {
@@ -189,7 +189,7 @@ TEMPLATE_TEST_CASE("Domains never leave a domain, and take back what they give",
   }
 }
 
-TEMPLATE_TEST_CASE("a point of a circle is the same from every turn", "[domains]", float, double) {
+TEMPLATE_TEST_CASE("a point of a circle is the same from every turn", "[domains]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const auto hours = one<S>(Domain::circle(0, 24));
   const Matrix<S> x = column<S>({0, 3, 12, 23.5});

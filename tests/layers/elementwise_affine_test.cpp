@@ -12,11 +12,11 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("ElementwiseAffine conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("ElementwiseAffine conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim) { return ElementwiseAffine<TestType>(dim); });
 }
 
-TEMPLATE_TEST_CASE("ElementwiseAffine scales and shifts each feature", "[elementwise_affine]", float, double) {
+TEMPLATE_TEST_CASE("ElementwiseAffine scales and shifts each feature", "[elementwise_affine]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const Index rows = GENERATE(1, 2);  // one row has a path of its own
   ElementwiseAffine<S> layer(2);

@@ -41,12 +41,12 @@ Matrix<double> random_matrix(Index rows, Index cols, Rng& rng) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Householder conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Householder conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return Householder<TestType>(dim, rng); },
            {.dims = {1, 2, 3, 8, 20}, .step = smooth_step});
 }
 
-TEMPLATE_TEST_CASE("Householder of one or of too many reflections conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Householder of one or of too many reflections conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return Householder<TestType>(dim, 1, rng); },
            {.name = "householder, one", .step = smooth_step});
   conforms([](Index dim, Rng& rng) { return Householder<TestType>(dim, 2 * dim + 1, rng); },
@@ -170,7 +170,7 @@ TEST_CASE("Householder starts from normal vectors of the generator", "[household
   CHECK(text(3, 0) == "Householder: count is 0, expected at least 1");
 }
 
-TEMPLATE_TEST_CASE("Householder allocates nothing in steady state", "[householder]", float, double) {
+TEMPLATE_TEST_CASE("Householder allocates nothing in steady state", "[householder]", RHEI_TEST_SCALARS) {
   using S = TestType;
   if (!test::counts_allocations()) return;
   Rng rng(5);

@@ -67,7 +67,7 @@ Matrix<double> random_matrix(Index rows, Index cols, Rng& rng) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("LuLinear conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("LuLinear conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return LuLinear<TestType>(dim, rng); }, {.dims = {1, 2, 3, 8, 20}});
 }
 
@@ -216,7 +216,7 @@ TEST_CASE("LuLinear inverts ill-conditioned factors as far as they can be", "[lu
   }
 }
 
-TEMPLATE_TEST_CASE("LuLinear allocates nothing in steady state", "[lu_linear]", float, double) {
+TEMPLATE_TEST_CASE("LuLinear allocates nothing in steady state", "[lu_linear]", RHEI_TEST_SCALARS) {
   using S = TestType;
   if (!test::counts_allocations()) return;
   Rng rng(17);

@@ -15,7 +15,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("MarginalGaussianization conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization conforms", "[layer]", RHEI_TEST_SCALARS) {
   for (const Index kernels : {1, 9}) {
     CAPTURE(kernels);
     conforms([kernels](Index dim) { return MarginalGaussianization<TestType>(dim, kernels); });
@@ -73,8 +73,8 @@ MarginalGaussianization<S> with_kernels(const std::vector<S>& mean, const std::v
 }  // namespace
 
 // Where p < 0.5e-7 the authors' code has the wrong sign of log p in its log-determinant, at least 33 nats too low.
-TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's value in tails and gaps", "[gaussianization]", float,
-                   double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's value in tails and gaps", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   const double epsilon = double(std::numeric_limits<S>::epsilon());
   const std::vector<S> mean{S(-1), S(0.5), S(2)}, log_bandwidth{S(-1), S(-3), S(-2)};
@@ -102,8 +102,8 @@ TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's value in tails and
   }
 }
 
-TEMPLATE_TEST_CASE("MarginalGaussianization has finite gradients far out and in a gap", "[gaussianization]", float,
-                   double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization has finite gradients far out and in a gap", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   // The gap is 10^4 bandwidths wide: the density within underflows, its logarithm does not.
   const auto layer = with_kernels<S>({0, 1}, {S(std::log(1e-4)), S(std::log(1e-4))});
@@ -131,8 +131,8 @@ TEMPLATE_TEST_CASE("MarginalGaussianization has finite gradients far out and in 
 }
 
 // For one kernel the equation that `forward` solves is linear: x = mean + h log(Phi(z) / (1 - Phi(z))).
-TEMPLATE_TEST_CASE("MarginalGaussianization of one kernel is the logistic distribution", "[gaussianization]", float,
-                   double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization of one kernel is the logistic distribution", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   const double epsilon = double(std::numeric_limits<S>::epsilon());
   const auto layer = with_kernels<S>({S(3)}, {S(std::log(2.0))});
@@ -147,8 +147,8 @@ TEMPLATE_TEST_CASE("MarginalGaussianization of one kernel is the logistic distri
   CHECK(double(x.out(2, 0)) == Approx(3).epsilon(4 * epsilon));
 }
 
-TEMPLATE_TEST_CASE("MarginalGaussianization is increasing and solves each row on its own", "[gaussianization]", float,
-                   double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization is increasing and solves each row on its own", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(4);
   MarginalGaussianization<S> layer(1, 20);
@@ -176,7 +176,7 @@ TEMPLATE_TEST_CASE("MarginalGaussianization is increasing and solves each row on
   CHECK(out.array().isNaN().all());
 }
 
-TEMPLATE_TEST_CASE("MarginalGaussianization starts close to the identity", "[gaussianization]", float, double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization starts close to the identity", "[gaussianization]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Matrix<S> x(61, 1);
   for (Index i = 0; i < 61; ++i) x(i, 0) = static_cast<S>(i - 30) / S(10);
@@ -188,8 +188,8 @@ TEMPLATE_TEST_CASE("MarginalGaussianization starts close to the identity", "[gau
   }
 }
 
-TEMPLATE_TEST_CASE("MarginalGaussianization makes what initialises it nearly normal", "[gaussianization]", float,
-                   double) {
+TEMPLATE_TEST_CASE("MarginalGaussianization makes what initialises it nearly normal", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(5);
   Matrix<S> x(4000, 4);

@@ -15,7 +15,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("OnFeatures conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("OnFeatures conforms", "[layer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   conforms(
       [](Index dim) {
@@ -34,7 +34,7 @@ TEMPLATE_TEST_CASE("OnFeatures conforms", "[layer]", float, double) {
       {.name = "OnFeatures, coupling", .dims = {2, 3}, .contexts = {0, 2}, .batches = {1, 7}, .step = 0x1p-12});
 }
 
-TEMPLATE_TEST_CASE("OnFeatures is its layer on those features", "[on_features]", float, double) {
+TEMPLATE_TEST_CASE("OnFeatures is its layer on those features", "[on_features]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(1);
   ElementwiseAffine<S> affine(2);

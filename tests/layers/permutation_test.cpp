@@ -14,11 +14,11 @@ using namespace rhei::testing;
 
 using Indices = std::vector<std::int64_t>;
 
-TEMPLATE_TEST_CASE("Permutation conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Permutation conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return Permutation<TestType>::random(dim, rng); });
 }
 
-TEMPLATE_TEST_CASE("Permutation reads its indices from data to latent", "[permutation]", float, double) {
+TEMPLATE_TEST_CASE("Permutation reads its indices from data to latent", "[permutation]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const Index rows = GENERATE(1, 2);  // one row has a path of its own
   const Permutation<S> layer({2, 0, 1});

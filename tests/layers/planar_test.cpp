@@ -50,11 +50,11 @@ double round_trip(const Planar<S>& layer, const Matrix<S>& z) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Planar conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Planar conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return Planar<TestType>(dim, rng); }, {.step = 1e-4});
 }
 
-TEMPLATE_TEST_CASE("Planar conforms far from the identity", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Planar conforms far from the identity", "[layer]", RHEI_TEST_SCALARS) {
   conforms(
       [](Index dim, Rng& rng) {
         Planar<TestType> layer(dim, rng);
@@ -78,7 +78,7 @@ TEST_CASE("Planar is its formula", "[planar]") {
   }
 }
 
-TEMPLATE_TEST_CASE("Planar begins close to the identity", "[planar]", float, double) {
+TEMPLATE_TEST_CASE("Planar begins close to the identity", "[planar]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(3);
   for (const Index dim : {1, 2, 50}) {
@@ -92,7 +92,7 @@ TEMPLATE_TEST_CASE("Planar begins close to the identity", "[planar]", float, dou
 }
 
 // normflows planar.py:54 overflows here in float: log(1 + e^{w.u}).
-TEMPLATE_TEST_CASE("Planar keeps its digits for any w.u", "[planar]", float, double) {
+TEMPLATE_TEST_CASE("Planar keeps its digits for any w.u", "[planar]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr double epsilon = double(std::numeric_limits<S>::epsilon());
   const Matrix<S> z = normal_batch<S>(64, 2);
@@ -113,7 +113,7 @@ TEMPLATE_TEST_CASE("Planar keeps its digits for any w.u", "[planar]", float, dou
   }
 }
 
-TEMPLATE_TEST_CASE("Planar is finite and continuous where w vanishes", "[planar]", float, double) {
+TEMPLATE_TEST_CASE("Planar is finite and continuous where w vanishes", "[planar]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const Matrix<S> z = normal_batch<S>(16, 3);
   const RowVector<S> u = row<S>({0.4, -1.3, 0.2});
@@ -146,7 +146,7 @@ TEMPLATE_TEST_CASE("Planar is finite and continuous where w vanishes", "[planar]
   }
 }
 
-TEMPLATE_TEST_CASE("Planar inverts to the last units on fresh objects", "[planar]", float, double) {
+TEMPLATE_TEST_CASE("Planar inverts to the last units on fresh objects", "[planar]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr double epsilon = double(std::numeric_limits<S>::epsilon());
   const RowVector<S> w = row<S>({0.8, 0.6}), across = row<S>({-0.6, 0.8});

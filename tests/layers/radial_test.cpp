@@ -45,7 +45,7 @@ constexpr auto distance_to_centre = [](const auto& layer, Direction direction, c
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Radial conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Radial conforms", "[layer]", RHEI_TEST_SCALARS) {
   const auto make = [](Index dim, Rng& rng) { return Radial<TestType>(dim, rng); };
   // Near the identity the gradient of the centre is small, so that the steps must be long for the rounding of the
   // differences, and the kink as much farther away.
@@ -69,7 +69,7 @@ TEST_CASE("Radial is its formula", "[radial]") {
   }
 }
 
-TEMPLATE_TEST_CASE("Radial begins as the identity", "[radial]", float, double) {
+TEMPLATE_TEST_CASE("Radial begins as the identity", "[radial]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S epsilon = std::numeric_limits<S>::epsilon();
   Rng rng(3), other(5);
@@ -84,7 +84,7 @@ TEMPLATE_TEST_CASE("Radial begins as the identity", "[radial]", float, double) {
   CHECK(x.log_det.cwiseAbs().maxCoeff() < 4 * epsilon);
 }
 
-TEMPLATE_TEST_CASE("Radial at its centre", "[radial]", float, double) {
+TEMPLATE_TEST_CASE("Radial at its centre", "[radial]", RHEI_TEST_SCALARS) {
   using S = TestType;
   for (const Index dim : {1, 3}) {
     const Radial<S> layer = radial<S>(dim, 0.3, -0.8);
@@ -119,7 +119,7 @@ TEMPLATE_TEST_CASE("Radial at its centre", "[radial]", float, double) {
   }
 }
 
-TEMPLATE_TEST_CASE("Radial inverts to the last units", "[radial]", float, double) {
+TEMPLATE_TEST_CASE("Radial inverts to the last units", "[radial]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr double epsilon = double(std::numeric_limits<S>::epsilon());
   for (const double raw_alpha : {-100.0, -1.0, 0.0, 3.0, 100.0})

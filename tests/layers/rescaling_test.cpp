@@ -12,11 +12,11 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("Rescaling conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Rescaling conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim) { return Rescaling<TestType>(dim); });
 }
 
-TEMPLATE_TEST_CASE("Rescaling multiplies the data", "[rescaling]", float, double) {
+TEMPLATE_TEST_CASE("Rescaling multiplies the data", "[rescaling]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const Index rows = GENERATE(1, 2);  // one row has a path of its own
   Rescaling<S> layer(3);

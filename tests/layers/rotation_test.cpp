@@ -13,7 +13,7 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-TEMPLATE_TEST_CASE("Rotation conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Rotation conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return Rotation<TestType>::random(dim, rng); }, {.dims = {1, 2, 3, 8, 20}});
 }
 

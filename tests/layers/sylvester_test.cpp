@@ -45,7 +45,7 @@ Matrix<S> orthonormal(const Matrix<S>& vectors) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Sylvester conforms", "[layer]", float, double) {
+TEMPLATE_TEST_CASE("Sylvester conforms", "[layer]", RHEI_TEST_SCALARS) {
   conforms([](Index dim, Rng& rng) { return Sylvester<TestType>(dim, (dim + 1) / 2, rng); }, {.step = 1e-4});
   conforms([](Index dim, Rng& rng) { return Sylvester<TestType>(dim, dim, rng); }, {.dims = {2, 8}, .perturbation = 1});
 }
@@ -86,7 +86,7 @@ TEST_CASE("Sylvester with one direction is a planar flow", "[sylvester]") {
   CHECK((a.log_det - b.log_det).cwiseAbs().maxCoeff() < 1e-14);
 }
 
-TEMPLATE_TEST_CASE("Sylvester begins close to the identity", "[sylvester]", float, double) {
+TEMPLATE_TEST_CASE("Sylvester begins close to the identity", "[sylvester]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(3);
   const Sylvester<S> layer(30, 10, rng);
@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("Sylvester begins close to the identity", "[sylvester]", floa
   CHECK_FALSE(x.out == z);
 }
 
-TEMPLATE_TEST_CASE("Sylvester inverts to the last units on fresh objects", "[sylvester]", float, double) {
+TEMPLATE_TEST_CASE("Sylvester inverts to the last units on fresh objects", "[sylvester]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr double epsilon = double(std::numeric_limits<S>::epsilon());
   for (const Index count : {1, 2, 6}) {
@@ -116,7 +116,7 @@ TEMPLATE_TEST_CASE("Sylvester inverts to the last units on fresh objects", "[syl
 }
 
 // R_ii and q_i at products u_i W_ii that leave nothing of 1 + log(1 + e^s).
-TEMPLATE_TEST_CASE("Sylvester stays invertible for any diagonal", "[sylvester]", float, double) {
+TEMPLATE_TEST_CASE("Sylvester stays invertible for any diagonal", "[sylvester]", RHEI_TEST_SCALARS) {
   using S = TestType;
   for (const double s : {-1e4, -100.0, 0.0, 100.0, 1e4}) {
     auto layer = sylvester<S>(3, 2, 0.3);

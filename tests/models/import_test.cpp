@@ -117,7 +117,7 @@ std::string nflows_refusal(const SafeTensors& file, const NflowsOptions& options
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("imported flows give what they gave in Python", "[import]", float, double) {
+TEMPLATE_TEST_CASE("imported flows give what they gave in Python", "[import]", RHEI_TEST_SCALARS) {
   const double tolerance = sizeof(TestType) == 8 ? 1e-5 : 5e-5;
   for (const Fixture& fixture : kFixtures) {
     CAPTURE(fixture.name);

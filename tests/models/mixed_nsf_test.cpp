@@ -156,7 +156,7 @@ TEST_CASE("mixed_nsf integrates to one over a circle and an interval", "[models]
   CHECK(largest > 1.2 * smallest);  // not the uniform density that a fresh flow has on the circle
 }
 
-TEMPLATE_TEST_CASE("mixed_nsf inverts itself in every domain", "[models]", float, double) {
+TEMPLATE_TEST_CASE("mixed_nsf inverts itself in every domain", "[models]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(4);
   for (const std::vector<Domain>& list :

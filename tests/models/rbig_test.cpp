@@ -20,7 +20,7 @@ std::size_t layer_count(const Flow& flow) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("rbig comes closer to the data with every few layers", "[models]", float, double) {
+TEMPLATE_TEST_CASE("rbig comes closer to the data with every few layers", "[models]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(5);
   const data::Toy& toy = data::toy("two_moons");

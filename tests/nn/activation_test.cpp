@@ -65,7 +65,7 @@ TEST_CASE("activations have names", "[activation]") {
   }
 }
 
-TEMPLATE_TEST_CASE("activations have the values of their formulas", "[activation]", float, double) {
+TEMPLATE_TEST_CASE("activations have the values of their formulas", "[activation]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const auto x = grid<S>();
   const auto check = [&](Activation a, auto formula) {

@@ -46,7 +46,7 @@ S at(F f, S x) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("elementwise functions are accurate to a few units in the last place", "[math]", float, double) {
+TEMPLATE_TEST_CASE("elementwise functions are accurate to a few units in the last place", "[math]", RHEI_TEST_SCALARS) {
   using S = TestType;
   using L = Lanes<S>;
   const double range = std::same_as<S, float> ? 80 : 700;
@@ -63,7 +63,7 @@ TEMPLATE_TEST_CASE("elementwise functions are accurate to a few units in the las
   CHECK(worst_ulps<S>([](L x) { return normal_cdf(x); }, cdf, -10, 0) < 256);  // rounding of x * x in the tail
 }
 
-TEMPLATE_TEST_CASE("elementwise functions at the ends of the line", "[math]", float, double) {
+TEMPLATE_TEST_CASE("elementwise functions at the ends of the line", "[math]", RHEI_TEST_SCALARS) {
   using S = TestType;
   using L = Lanes<S>;
   const S inf = std::numeric_limits<S>::infinity(), nan = std::numeric_limits<S>::quiet_NaN();
@@ -87,7 +87,7 @@ TEMPLATE_TEST_CASE("elementwise functions at the ends of the line", "[math]", fl
   CHECK(std::isnan(at(f, S(-2))));
 }
 
-TEMPLATE_TEST_CASE("a value does not depend on its place in a range", "[math]", float, double) {
+TEMPLATE_TEST_CASE("a value does not depend on its place in a range", "[math]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const auto f = [](Lanes<S> x, Lanes<S> y) { return sigmoid(x) * softplus(y); };
   Rng rng(5);

@@ -75,7 +75,7 @@ Worst worst_of(F f, S lower, S upper, bool bracketed = true) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("solve_increasing solves to the last units", "[root]", float, double) {
+TEMPLATE_TEST_CASE("solve_increasing solves to the last units", "[root]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const auto check = [](const Worst& worst, double units, int evaluations) {
     CHECK(worst.units < units);
@@ -91,7 +91,7 @@ TEMPLATE_TEST_CASE("solve_increasing solves to the last units", "[root]", float,
   SECTION("a nearly flat place") { check(worst_of<S>(nearly_flat, S(0.5), 4), 20, 12); }
 }
 
-TEMPLATE_TEST_CASE("solve_increasing in flat regions stops where f cannot tell", "[root]", float, double) {
+TEMPLATE_TEST_CASE("solve_increasing in flat regions stops where f cannot tell", "[root]", RHEI_TEST_SCALARS) {
   using S = TestType;
   SolveReport report;
   int evaluations = 0;
@@ -115,7 +115,7 @@ TEMPLATE_TEST_CASE("solve_increasing in flat regions stops where f cannot tell",
   CHECK(report.failures == 0);
 }
 
-TEMPLATE_TEST_CASE("solve_increasing finds roots at the ends of the bracket", "[root]", float, double) {
+TEMPLATE_TEST_CASE("solve_increasing finds roots at the ends of the bracket", "[root]", RHEI_TEST_SCALARS) {
   using S = TestType;
   SolveReport report;
   for (const S start : {S(-2), S(0), S(1), S(5)}) {
@@ -129,7 +129,7 @@ TEMPLATE_TEST_CASE("solve_increasing finds roots at the ends of the bracket", "[
   CHECK(report.failures == 0);
 }
 
-TEMPLATE_TEST_CASE("solve_increasing at every scale, with and without bracket", "[root]", float, double) {
+TEMPLATE_TEST_CASE("solve_increasing at every scale, with and without bracket", "[root]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const int exponents = std::numeric_limits<S>::max_exponent - 4;
   SolveReport report;
@@ -157,7 +157,7 @@ TEMPLATE_TEST_CASE("solve_increasing at every scale, with and without bracket", 
   CHECK(report.failures == 0);
 }
 
-TEMPLATE_TEST_CASE("solve_increasing says when there is no root", "[root]", float, double) {
+TEMPLATE_TEST_CASE("solve_increasing says when there is no root", "[root]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const S nan = std::numeric_limits<S>::quiet_NaN();
   SolveReport report;

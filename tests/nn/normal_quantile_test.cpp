@@ -67,7 +67,7 @@ std::vector<S> numbers(double lo, double hi) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("the Mills ratio is accurate to a few units in the last place", "[quantile]", float, double) {
+TEMPLATE_TEST_CASE("the Mills ratio is accurate to a few units in the last place", "[quantile]", RHEI_TEST_SCALARS) {
   using S = TestType;
   double worst = 0;
   for (const double hi : {1.5, 20.0, 1e4})
@@ -80,7 +80,7 @@ TEMPLATE_TEST_CASE("the Mills ratio is accurate to a few units in the last place
   CHECK(at([](Lanes<S> v) { return mills_ratio(v); }, std::numeric_limits<S>::infinity()) == 0);
 }
 
-TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]", float, double) {
+TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]", RHEI_TEST_SCALARS) {
   using S = TestType;
   double worst = 0;
   for (const double lo : {-1.0, -30.0, -1e4, -1e9})
@@ -95,7 +95,7 @@ TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]"
   CHECK(double(at([](Lanes<S> l) { return normal_upper_quantile(l); }, S(-1e4))) == Approx(141.3798).epsilon(1e-5));
 }
 
-TEMPLATE_TEST_CASE("the normal quantile is odd, has no jump and knows its limits", "[quantile]", float, double) {
+TEMPLATE_TEST_CASE("the normal quantile is odd, has no jump and knows its limits", "[quantile]", RHEI_TEST_SCALARS) {
   using S = TestType;
   using L = Lanes<S>;
   const S inf = std::numeric_limits<S>::infinity(), nan = std::numeric_limits<S>::quiet_NaN();
@@ -126,7 +126,7 @@ TEMPLATE_TEST_CASE("the normal quantile is odd, has no jump and knows its limits
   }
 }
 
-TEMPLATE_TEST_CASE("the normal log odds undo the quantile", "[quantile]", float, double) {
+TEMPLATE_TEST_CASE("the normal log odds undo the quantile", "[quantile]", RHEI_TEST_SCALARS) {
   using S = TestType;
   double worst = 0;
   for (const double hi : {1.0, 9.0, 1e3})

@@ -52,7 +52,7 @@ Matrix<S> evaluate(const N& net, const Matrix<S>& input, const Matrix<S>& contex
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Periodic: its net on lines, cosines and sines", "[net][periodic]", float, double) {
+TEMPLATE_TEST_CASE("Periodic: its net on lines, cosines and sines", "[net][periodic]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(1);
   const auto net = some_net<Periodic<Mlp<S>>>(2, rng);
@@ -125,7 +125,7 @@ TEMPLATE_TEST_CASE("Periodic: gradients agree with finite differences", "[net][p
   }
 }
 
-TEMPLATE_TEST_CASE("Periodic: a steady state allocates nothing", "[net][periodic][allocation]", float, double) {
+TEMPLATE_TEST_CASE("Periodic: a steady state allocates nothing", "[net][periodic][allocation]", RHEI_TEST_SCALARS) {
   using S = TestType;
   if (!test::counts_allocations()) return;
   Rng rng(9);

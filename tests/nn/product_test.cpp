@@ -27,7 +27,7 @@ bool close(const C& c, const Matrix<double>& expected, Index depth) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("products agree with sums of products at every shape", "[product]", float, double) {
+TEMPLATE_TEST_CASE("products agree with sums of products at every shape", "[product]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(1);
   for (const Index m : {0, 1, 2, 7, 8, 33, 257})
@@ -92,7 +92,7 @@ TEST_CASE("a row with NaN leaves the others as they are, bit for bit", "[product
   CHECK(hit.bottomRows(282) == clean.bottomRows(282));
 }
 
-TEMPLATE_TEST_CASE("products allocate nothing at any size", "[product][allocation]", float, double) {
+TEMPLATE_TEST_CASE("products allocate nothing at any size", "[product][allocation]", RHEI_TEST_SCALARS) {
   using S = TestType;
   if (!test::counts_allocations()) return;
   CHECK(test::allocations_in([] { Matrix<S>::Zero(3, 3).eval(); }) > 0);  // the counter counts

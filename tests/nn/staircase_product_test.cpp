@@ -44,7 +44,7 @@ TEST_CASE("a staircase knows its rows from its columns", "[product]") {
     for (Index col = 0; col < 4; ++col) CHECK((row < stairs.end(col)) == (stairs.begin(row) <= col));
 }
 
-TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[product]", float, double) {
+TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[product]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(4);
   Buffer<S> packed;

@@ -13,3 +13,9 @@ using Catch::Approx;
 #else
 #include <catch2/catch.hpp>  // brings Approx into the global namespace
 #endif
+
+/// The scalars that tests of templates are run with. The sanitizers look at one (preset `asan`): what they find hardly
+/// depends on it, and a second one doubles what there is to compile. Random conformance shows them both.
+#ifndef RHEI_TEST_SCALARS
+#define RHEI_TEST_SCALARS float, double
+#endif

@@ -57,7 +57,7 @@ TEST_CASE("A student that is its teacher has nothing to learn", "[distillation]"
   CHECK(step.gradient_norm < 1e-12);
 }
 
-TEMPLATE_TEST_CASE("A student reaches its teacher", "[distillation][fit]", float, double) {
+TEMPLATE_TEST_CASE("A student reaches its teacher", "[distillation][fit]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(7);
   // the teacher is quick to evaluate, the student quick to draw from: layers of the same family, turned around

@@ -63,7 +63,7 @@ bool contains(const std::string& text, std::string_view part) { return text.find
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("fit reaches the entropy of a Gaussian", "[fit]", float, double) {
+TEMPLATE_TEST_CASE("fit reaches the entropy of a Gaussian", "[fit]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(3);
   const Matrix<S> x = gaussian_rows<S>(4000, rng);

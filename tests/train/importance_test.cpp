@@ -104,7 +104,7 @@ TEST_CASE("More draws tighten the bound", "[importance]") {
   }
 }
 
-TEMPLATE_TEST_CASE("fit_variational raises the bound to log Z", "[importance][fit]", float, double) {
+TEMPLATE_TEST_CASE("fit_variational raises the bound to log Z", "[importance][fit]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const NormalTarget<S> target;
   Flow flow{DiagonalNormal<S>(2), LuLinear<S>(2)};

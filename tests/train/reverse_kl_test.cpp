@@ -132,7 +132,7 @@ TEST_CASE("Annealing weighs the target in the gradient and not in the loss", "[r
   CHECK(relative_error(trainer.gradient().back().values, plain.gradient.back()) < 1e-8);
 }
 
-TEMPLATE_TEST_CASE("fit_variational reaches a normal target", "[reverse_kl][fit]", float, double) {
+TEMPLATE_TEST_CASE("fit_variational reaches a normal target", "[reverse_kl][fit]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const NormalTarget<S> target;
   const Estimator estimator = GENERATE(Estimator::total, Estimator::path);

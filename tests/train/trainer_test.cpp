@@ -38,7 +38,7 @@ Vector<double> gradient_of(const T& trainer) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Keep::output rebuilds what Keep::everything keeps", "[trainer]", float, double) {
+TEMPLATE_TEST_CASE("Keep::output rebuilds what Keep::everything keeps", "[trainer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const double tolerance = std::same_as<S, float> ? 1e-4 : 1e-10;
   const int threads = GENERATE(1, 2);

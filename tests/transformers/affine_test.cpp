@@ -26,7 +26,7 @@ TEST_CASE("Affine conforms with each scale map", "[transformer]") {
   }
 }
 
-TEMPLATE_TEST_CASE("Affine is the identity where all is zero", "[transformer]", float, double) {
+TEMPLATE_TEST_CASE("Affine is the identity where all is zero", "[transformer]", RHEI_TEST_SCALARS) {
   starts_as_identity(Affine<TestType>());
   for (const ScaleMap& map : {ScaleMap::exponential(), ScaleMap::tanh(5), ScaleMap::softsign(5)})
     starts_as_identity(Affine<TestType>(map));

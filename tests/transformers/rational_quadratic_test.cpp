@@ -140,7 +140,7 @@ TEST_CASE("splines conform with each kind of tails", "[transformer]") {
   }
 }
 
-TEMPLATE_TEST_CASE("splines are the identity where all is zero", "[transformer]", float, double) {
+TEMPLATE_TEST_CASE("splines are the identity where all is zero", "[transformer]", RHEI_TEST_SCALARS) {
   for (const Tails tails : {Tails::linear, Tails::circular, Tails::none})
     for (const Index bins : {1, 2, 7, 8, 64})
       for (const double bound : {3.14159265358979323846, 5.0, 32.0})
@@ -184,7 +184,7 @@ TEST_CASE("splines are those of the textbook", "[transformer]") {
 }
 
 // A search with a slack of 1e-6, which a float of 32 cannot hold, and a search that runs past the last bin: nflows.
-TEMPLATE_TEST_CASE("splines are exact at the knots and bounds and beside them", "[transformer]", float, double) {
+TEMPLATE_TEST_CASE("splines are exact at the knots and bounds and beside them", "[transformer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   const S infinity = std::numeric_limits<S>::infinity(), eps = std::numeric_limits<S>::epsilon();
   for (const double bound : {1.0, 3.0, 32.0, 1e3})
@@ -293,7 +293,7 @@ TEST_CASE("random splines in float never leave their bin", "[transformer]") {
 }
 TEST_CASE("ten million random splines in float never leave their bin", "[.slow]") { try_random_bins(10'000'000, 20); }
 
-TEMPLATE_TEST_CASE("splines take parameters of any size", "[transformer]", float, double) {
+TEMPLATE_TEST_CASE("splines take parameters of any size", "[transformer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(6);
   const Index n = 20'000;
@@ -353,7 +353,7 @@ TEST_CASE("splines keep the digits of derivatives beside the ends", "[transforme
 }
 
 // One feature outside that makes the identity of its whole row (madnis), a bin index of a number outside (SummerTTS).
-TEMPLATE_TEST_CASE("linear tails belong to one element", "[transformer]", float, double) {
+TEMPLATE_TEST_CASE("linear tails belong to one element", "[transformer]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr S infinity = std::numeric_limits<S>::infinity(), nan = std::numeric_limits<S>::quiet_NaN();
   const RationalQuadratic<S> spline({.bound = 3});

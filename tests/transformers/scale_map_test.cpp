@@ -73,7 +73,7 @@ std::string refusal(const Options& options) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("scale maps follow their formulas", "[scale_map]", float, double) {
+TEMPLATE_TEST_CASE("scale maps follow their formulas", "[scale_map]", RHEI_TEST_SCALARS) {
   using S = TestType;
   constexpr Long epsilon = std::numeric_limits<S>::epsilon();
   const Vector<S> raw = raw_values<S>();
@@ -113,7 +113,8 @@ TEST_CASE("the slope of softplus is accurate in its tail", "[scale_map]") {
     CHECK(double(slope[i]) == Approx(static_cast<double>(policies.back().slope(raw[i]))).epsilon(1e-4));
 }
 
-TEMPLATE_TEST_CASE("clamped log-scales keep their bounds however large the raw value", "[scale_map]", float, double) {
+TEMPLATE_TEST_CASE("clamped log-scales keep their bounds however large the raw value", "[scale_map]",
+                   RHEI_TEST_SCALARS) {
   using S = TestType;
   Vector<S> raw(8);
   raw << 10, -10, S(1e3), S(-1e3), S(1e10), S(-1e10), std::numeric_limits<S>::max(), std::numeric_limits<S>::lowest();
@@ -138,7 +139,7 @@ TEMPLATE_TEST_CASE("clamped log-scales keep their bounds however large the raw v
   CHECK(double(log_scales(ScaleMap::sigmoid(1e-3), raw)[6]) == Approx(std::log(1.001)).margin(1e-6));
 }
 
-TEMPLATE_TEST_CASE("zero is no change of scale", "[scale_map]", float, double) {
+TEMPLATE_TEST_CASE("zero is no change of scale", "[scale_map]", RHEI_TEST_SCALARS) {
   const Vector<TestType> zero = Vector<TestType>::Zero(9);
   for (const ScaleMap& map : {ScaleMap::exponential(), ScaleMap::tanh(2), ScaleMap::softsign(2)}) {
     CHECK((log_scales(map, zero).array() == TestType(0)).all());
@@ -146,7 +147,7 @@ TEMPLATE_TEST_CASE("zero is no change of scale", "[scale_map]", float, double) {
   }
 }
 
-TEMPLATE_TEST_CASE("NaN stays NaN in every scale map", "[scale_map]", float, double) {
+TEMPLATE_TEST_CASE("NaN stays NaN in every scale map", "[scale_map]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Vector<S> raw = Vector<S>::Ones(9);
   raw[4] = std::numeric_limits<S>::quiet_NaN();
