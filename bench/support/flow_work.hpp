@@ -4,9 +4,8 @@
 /// \file
 /// A case at work, behind one interface for all types of flow, so that each family is compiled in a file of its own.
 
-#include <functional>
 #include <memory>
-#include <rhei/core/workers.hpp>
+#include <rhei/core/parallel_flow.hpp>
 #include <rhei/nn/made.hpp>
 #include <rhei/nn/mlp.hpp>
 #include <rhei/train/trainer.hpp>
@@ -110,19 +109,18 @@ inline RowCost operator+(const RowCost& a, const RowCost& b) {
   return {a.evaluation + b.evaluation, a.pullback + b.pullback, a.sampling + b.sampling};
 }
 
-/// The work of a flow. Batches are split between the threads of rhei::Trainer in training, and of rhei::Workers, each
-/// with a cache and a generator of its own, in the other operations.
+/// The work of a flow. Batches are split between the threads of rhei::Trainer in training, and of rhei::ParallelFlow in
+/// the other operations.
 template <class Flow>
 class FlowWorkOf final : public FlowWork {
  public:
   /// `row` is what one row costs with this flow.
   FlowWorkOf(const Case& c, Flow flow, const RowCost& row, int threads)
-      : flow_(std::move(flow)), row_(row), trainer_(flow_, {}, threads), workers_(threads), x_(c.rows, c.dim) {
+      : flow_(std::move(flow)), row_(row), trainer_(flow_, {}, threads), parallel_(flow_, threads), x_(c.rows, c.dim) {
     rhei::Rng rng(1);
     rng.fill_normal(x_);
     drawn_.resize(c.rows, c.dim);
     log_p_.resize(c.rows);
-    for (int i = 0; i < threads; ++i) parts_.push_back({.rng = rng.split()});
     // away from the start, where last layers are zero; not so far that a flow would be a strange one
     rhei::for_each_parameter(flow_, [&](std::string_view, rhei::Batch<float> values) {
       for (Index i = 0; i < values.size(); ++i) values.data()[i] += 0.02f * rng.normal<float>();
@@ -130,24 +128,8 @@ class FlowWorkOf final : public FlowWork {
   }
 
   void train_step() override { trainer_.step({.x = x_}, 1e-5); }
-  void log_prob() override {
-    if (workers_.count() == 1) return flow_.log_prob(x_, no_context_, log_p_, parts_.front().cache);
-    const auto work = [this](int i) {
-      const Index first = workers_.first(i, x_.rows()), count = workers_.first(i + 1, x_.rows()) - first;
-      flow_.log_prob(x_.middleRows(first, count), no_context_, log_p_.segment(first, count),
-                     parts_[static_cast<std::size_t>(i)].cache);
-    };
-    workers_.run(std::ref(work));
-  }
-  void sample() override {
-    if (workers_.count() == 1) return flow_.sample(parts_.front().rng, no_context_, drawn_, parts_.front().cache);
-    const auto work = [this](int i) {
-      const Index first = workers_.first(i, x_.rows()), count = workers_.first(i + 1, x_.rows()) - first;
-      Part& part = parts_[static_cast<std::size_t>(i)];
-      flow_.sample(part.rng, no_context_, drawn_.middleRows(first, count), part.cache);
-    };
-    workers_.run(std::ref(work));
-  }
+  void log_prob() override { parallel_.log_prob(x_, no_context_, log_p_); }
+  void sample() override { parallel_.sample(rng_, no_context_, drawn_); }
 
   [[nodiscard]] Index parameters() const override { return rhei::count_parameters(flow_); }
   [[nodiscard]] Cost cost(Op op) const override {
@@ -158,18 +140,13 @@ class FlowWorkOf final : public FlowWork {
   }
 
  private:
-  struct Part {
-    typename Flow::Cache cache = {};
-    rhei::Rng rng;
-  };
-
   Flow flow_;
   RowCost row_;
   rhei::Trainer<Flow> trainer_;
-  rhei::Workers workers_;
+  rhei::ParallelFlow<Flow> parallel_;
+  rhei::Rng rng_{2};
   rhei::Matrix<float> x_, drawn_, no_context_;
   rhei::Vector<float> log_p_;
-  std::vector<Part> parts_;
 };
 
 /// The layers of a ready-made flow, whose last but one element is a Repeat.

@@ -27,6 +27,7 @@
 #include <rhei/core/inverted.hpp>
 #include <rhei/core/layer.hpp>
 #include <rhei/core/options.hpp>
+#include <rhei/core/parallel_flow.hpp>
 #include <rhei/core/parameters.hpp>
 #include <rhei/core/random.hpp>
 #include <rhei/core/types.hpp>

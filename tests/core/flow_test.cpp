@@ -4,6 +4,7 @@
 /// Flow: the change of variables, chunks, contexts, gradients, errors. The layers are tested elsewhere.
 
 #include <rhei/core/flow.hpp>
+#include <rhei/core/parallel_flow.hpp>
 #include <rhei/distributions/diagonal_normal.hpp>
 #include <rhei/distributions/standard_normal.hpp>
 #include <rhei/layers/actnorm.hpp>
@@ -227,4 +228,37 @@ TEST_CASE("Data-dependent initialisation happens once", "[flow]") {
   const Matrix<double> before = flow.inverse(x).z;
   flow.initialize(x * 7.0);
   CHECK(flow.inverse(x).z == before);
+}
+
+TEST_CASE("ParallelFlow: each row is what the flow makes of it, whatever the number of threads", "[flow]") {
+  const auto flow = make_flow<double>(2);
+  const Index n = GENERATE(0, 1, 2, 700);
+  const int threads = GENERATE(1, 2, 3);
+  CAPTURE(n, threads);
+  ParallelFlow parallel(flow, threads);
+  CHECK(parallel.threads() == threads);
+  const Matrix<double> x = normal_rows<double>(n, 3, 1), own = normal_rows<double>(n, 2, 2);
+  const Matrix<double> shared = normal_rows<double>(1, 2, 3);
+  for (const Matrix<double>* context : {&own, &shared}) {
+    CHECK(parallel.log_prob(x, *context).isApprox(flow.log_prob(x, *context), 1e-12));
+    Rng rng(7), same(7);
+    Matrix<double> drawn(n, 3);
+    Vector<double> log_p(n);
+    parallel.sample_and_log_prob(rng, *context, drawn, log_p);
+    CHECK(log_p.isApprox(flow.log_prob(drawn, *context), 1e-9));
+    CHECK(parallel.sample(n, same, *context) == drawn);
+    if (n == 700) CHECK((drawn.topRows(10) - drawn.bottomRows(10)).cwiseAbs().minCoeff() > 0);  // threads draw apart
+  }
+}
+
+TEST_CASE("ParallelFlow refuses what a flow refuses", "[flow]") {
+  const auto flow = make_flow<double>(2);
+  CHECK_THROWS_AS(ParallelFlow(flow, 0), std::invalid_argument);
+  ParallelFlow parallel(flow, 2);
+  const Matrix<double> x = normal_rows<double>(9, 3, 1), context = normal_rows<double>(9, 2, 2);
+  Vector<double> short_of_one(8);
+  CHECK_THROWS_AS(parallel.log_prob(x, context, short_of_one), std::invalid_argument);
+  CHECK_THROWS_AS(parallel.log_prob(x, context.topRows(8)), std::invalid_argument);
+  CHECK_THROWS_AS(parallel.log_prob(x), std::invalid_argument);
+  CHECK_THROWS_AS(parallel.log_prob(x.leftCols(2), context), std::invalid_argument);
 }

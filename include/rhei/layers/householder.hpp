@@ -15,13 +15,15 @@
 ///
 /// so that Z = X - C V^T with the coefficients C = X V A^-1. They are also what reflecting one after the other gives:
 /// C_k = 2 <row before reflection k, v_k> / |v_k|^2. A few rows are reflected one after the other, 2 D K multiply-adds
-/// each; a batch of n takes products of matrices, n K (2 D + K / 2) and once D K^2 / 2 for A.
+/// each; a batch of n takes products of matrices, n K (2 D + K / 2) and once D K^2 / 2 for A. A batch with many more
+/// rows than features is multiplied by Q itself, which is first found as I Q: n D^2.
 ///
 /// Pullback: let <G, X Q> be the loss. With C = X V A^-1 and E = G V A^-T (what G Q^T = G - E V^T leaves over),
 ///
 ///   dX = G Q^T,     dV = V sym(C^T E) - X^T E - G^T C,    sym(M): the upper triangle of M, mirrored below
 ///
-/// and the same with X and G, C and E exchanged for the product with Q^T.
+/// and the same with X and G, C and E exchanged for the product with Q^T. Since <G, X Q> = <X^T G, I Q>, X = I and X^T
+/// G may take the places of X and G in dV, as they do where Q itself is at hand.
 
 #include <rhei/core/layer.hpp>
 #include <rhei/layers/detail/triangular.hpp>
@@ -39,6 +41,8 @@ struct ReflectionCache {
   Matrix<S> sym;                 ///< K x K
   Matrix<S> d_vectors;           ///< D x K, what one pullback adds to the gradient
   Vector<S> row;                 ///< D
+  Matrix<S> identity, rotation;  ///< D x D, I and Q where a batch is multiplied by Q itself
+  Matrix<S> moment;              ///< D x D, X^T G there
 };
 
 /// Whether so many rows are reflected by products of matrices: where these cost less than A does.
@@ -149,33 +153,25 @@ class Householder {
   /// X = Z Q^T; log|det| = 0.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Householder::forward", *this, call, z, x, log_det.size());
-    detail::prepare_reflections(vectors(), z.rows(), cache);
-    detail::reflect<true>(vectors(), z, &x, cache.minus_coefficients, cache);
+    evaluate<true>(z, x, cache);
   }
 
   /// Z = X Q; log|det| = 0.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Householder::inverse", *this, call, x, z, log_det.size());
-    detail::prepare_reflections(vectors(), x.rows(), cache);
-    detail::reflect<false>(vectors(), x, &z, cache.minus_coefficients, cache);
+    evaluate<false>(x, z, cache);
   }
 
   /// d_Z = d_X Q; the gradient as in the file comment, for the product with Q^T.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S>, Cache& cache, ConstBatch<S> d_x, ConstValues<S>,
                         Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
-    if (d_z || gradient) detail::reflect<false>(vectors(), d_x, d_z, cache.minus_d, cache);
-    if (gradient)
-      detail::add_reflection_gradient<S>(vectors(), d_x, cache.minus_d.view(), z, cache.minus_coefficients.view(),
-                                         gradient->vectors, cache);
+    pull_back<true>(z, d_x, d_z, gradient, cache);
   }
 
   /// d_X = d_Z Q^T; the gradient as in the file comment.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S>, Cache& cache, ConstBatch<S> d_z, ConstValues<S>,
                         Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
-    if (d_x || gradient) detail::reflect<true>(vectors(), d_z, d_x, cache.minus_d, cache);
-    if (gradient)
-      detail::add_reflection_gradient<S>(vectors(), x, cache.minus_coefficients.view(), d_z, cache.minus_d.view(),
-                                         gradient->vectors, cache);
+    pull_back<false>(x, d_z, d_x, gradient, cache);
   }
 
   /// The same layer in another scalar.
@@ -197,6 +193,51 @@ class Householder {
   }
 
   [[nodiscard]] const Matrix<S>& vectors() const { return parameters_.vectors; }
+  /// Whether Q itself is less work for so many rows.
+  [[nodiscard]] bool multiplies_out(Index rows) const { return rows >= 2 * dim() && 2 * count() >= dim(); }
+
+  /// out = in Q, or in Q^T where `transposed`.
+  template <bool transposed>
+  void evaluate(ConstBatch<S> in, Batch<S> out, Cache& cache) const {
+    if (!multiplies_out(in.rows())) {
+      detail::prepare_reflections(vectors(), in.rows(), cache);
+      detail::reflect<transposed>(vectors(), in, &out, cache.minus_coefficients, cache);
+      return;
+    }
+    cache.identity.setIdentity(dim(), dim());
+    cache.rotation.resize(dim(), dim());
+    Batch<S> rotation(cache.rotation);
+    detail::prepare_reflections(vectors(), dim(), cache);
+    detail::reflect<false, S>(vectors(), cache.identity, &rotation, cache.minus_coefficients, cache);
+    if constexpr (transposed)
+      set_product_transposed(out, in, rotation);
+    else
+      set_product(out, in, rotation);
+  }
+
+  /// The pullback of `evaluate`.
+  template <bool transposed>
+  void pull_back(ConstBatch<S> in, ConstBatch<S> d_out, Batch<S>* d_in, Gradient* gradient, Cache& cache) const {
+    if (!d_in && !gradient) return;
+    const ConstBatch<S> left = transposed ? d_out : in, right = transposed ? in : d_out;
+    if (!multiplies_out(in.rows())) {
+      detail::reflect<!transposed>(vectors(), d_out, d_in, cache.minus_d, cache);
+      const Buffer<S>& minus_left = transposed ? cache.minus_d : cache.minus_coefficients;
+      const Buffer<S>& minus_right = transposed ? cache.minus_coefficients : cache.minus_d;
+      if (gradient)
+        detail::add_reflection_gradient<S>(vectors(), left, minus_left.view(), right, minus_right.view(),
+                                           gradient->vectors, cache);
+      return;
+    }
+    if (d_in && transposed) set_product(*d_in, d_out, cache.rotation);
+    if (d_in && !transposed) set_product_transposed(*d_in, d_out, cache.rotation);
+    if (!gradient) return;
+    cache.moment.setZero(dim(), dim());
+    add_transposed_product(cache.moment, left, right);
+    detail::reflect<true, S>(vectors(), cache.moment, nullptr, cache.minus_d, cache);
+    detail::add_reflection_gradient<S>(vectors(), cache.identity, cache.minus_coefficients.view(), cache.moment,
+                                       cache.minus_d.view(), gradient->vectors, cache);
+  }
 
   Parameters parameters_;
 };
