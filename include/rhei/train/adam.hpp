@@ -4,8 +4,10 @@
 /// \file
 /// Adam (Kingma & Ba 2015, algorithm 1) and, with a weight decay, AdamW (Loshchilov & Hutter 2019, algorithm 2).
 
+#include <algorithm>
 #include <cmath>
 #include <rhei/core/parameters.hpp>
+#include <vector>
 
 namespace rhei {
 
@@ -18,6 +20,23 @@ struct AdamOptions {
   /// by learning_rate * weight_decay. Biases, shifts and scales stay: shrinking a shift would move the data.
   double weight_decay = 0;
 };
+
+namespace detail {
+
+/// Calls f(tensor, first, last, number) for the runs of values that have the numbers begin ... end - 1 in a list of
+/// tensors: values first ... last - 1 of tensor number `tensor`, the first of which has the number `number`.
+template <Real S, class F>
+void for_each_run(const std::vector<ParameterView<S>>& tensors, Index begin, Index end, F&& f) {
+  Index offset = 0;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    const Index size = tensors[i].values.size();
+    const Index first = std::clamp<Index>(begin - offset, 0, size), last = std::clamp<Index>(end - offset, 0, size);
+    if (first < last) f(i, first, last, offset + first);
+    offset += size;
+  }
+}
+
+}  // namespace detail
 
 /// The moments of one run over one list of parameters.
 template <Real S>
@@ -42,8 +61,18 @@ class Adam {
   /// lists must be of the same trees, in the same order, at every step.
   void step(std::vector<ParameterView<S>>& parameters, const std::vector<ParameterView<S>>& gradient,
             double learning_rate, double gradient_scale = 1) {
+    begin_step(parameters);
+    move(parameters, gradient, 0, first_.size(), learning_rate, gradient_scale);
+  }
+
+  /// A step in parts, for several threads: begin_step(), then move() for each of them.
+  void begin_step(const std::vector<ParameterView<S>>& parameters) {
     if (first_.size() == 0) start(parameters);
     ++steps_;
+  }
+  /// Moves those values of `parameters` that have the numbers begin ... end - 1, counted through the whole list.
+  void move(std::vector<ParameterView<S>>& parameters, const std::vector<ParameterView<S>>& gradient, Index begin,
+            Index end, double learning_rate, double gradient_scale) {
     const double t = static_cast<double>(steps_);
     const S correction = static_cast<S>(std::sqrt(1 - std::pow(options_.beta2, t)));
     const S rate = static_cast<S>(learning_rate / (1 - std::pow(options_.beta1, t))) * correction;
@@ -51,22 +80,19 @@ class Adam {
     const S shrink = static_cast<S>(1 - learning_rate * options_.weight_decay);
     const S b1 = static_cast<S>(options_.beta1), b2 = static_cast<S>(options_.beta2);
     const S scale = static_cast<S>(gradient_scale);
-    Index offset = 0;
-    for (std::size_t i = 0; i < parameters.size(); ++i) {
-      const Index size = parameters[i].values.size();
+    detail::for_each_run(parameters, begin, end, [&](std::size_t i, Index first, Index last, Index number) {
       const S keep = parameters[i].name.find("weight") == std::string::npos ? S(1) : shrink;
-      for (Index at = 0; at < size; at += kBlock) {  // in blocks that stay in the first-level cache
-        const Index n = std::min(kBlock, size - at);
+      for (Index at = first; at < last; at += kBlock) {  // in blocks that stay in the first-level cache
+        const Index n = std::min(kBlock, last - at);
         const auto g = ConstValues<S>(gradient[i].values.data() + at, n).array() * scale;
-        auto m = first_.segment(offset + at, n).array();
-        auto v = second_.segment(offset + at, n).array();
+        auto m = first_.segment(number + at - first, n).array();
+        auto v = second_.segment(number + at - first, n).array();
         m = b1 * m + (S(1) - b1) * g;
         v = b2 * v + (S(1) - b2) * g.square();
         Values<S> p(parameters[i].values.data() + at, n);
         p.array() = keep * p.array() - rate * m / (v.sqrt() + epsilon);
       }
-      offset += size;
-    }
+    });
   }
 
   /// How many steps it has taken.

@@ -69,7 +69,11 @@ class Trainer {
   /// (0: never), then the state of layers that have one which follows the batches.
   void update(const Step& step, double learning_rate, double clip_norm = 0) {
     const bool clip = clip_norm > 0 && step.gradient_norm > clip_norm;
-    adam_.step(parameters_, parts_[0].tensors, learning_rate, clip ? clip_norm / step.gradient_norm : 1.0);
+    adam_.begin_step(parameters_);
+    for_each_share([&](int, Index begin, Index end) {
+      adam_.move(parameters_, parts_[0].tensors, begin, end, learning_rate,
+                 clip ? clip_norm / step.gradient_norm : 1.0);
+    });
     const auto seen =
         std::find_if(parts_.begin(), parts_.end(), [](const Part& part) { return part.share.rows() > 0; });
     if (seen != parts_.end()) model_.update_state(seen->work.cache);
@@ -117,6 +121,7 @@ class Trainer {
     Call<S> call;  ///< of the last step, as share is
     Batch share;
     double loss = 0;
+    double squares = 0;  ///< of the share of the gradient that its worker summed
   };
 
   Step differentiate_parts(const Batch& batch, bool draws) {
@@ -136,30 +141,47 @@ class Trainer {
                       ? 0
                       : objective_.differentiate(model_, part.call, part.share, of, part.work, part.gradient);
     };
-    if (workers_.count() == 1)
-      work(0);
-    else
-      workers_.run(std::ref(work));  // by reference: a copy of the captures would be allocated
+    workers_.run(std::ref(work));  // by reference: a copy of the captures would be allocated
+    for_each_share(
+        [&](int i, Index begin, Index end) { sum_gradients(parts_[static_cast<std::size_t>(i)], begin, end); });
     Step result;
-    for (std::size_t i = 1; i < parts_.size(); ++i)
-      for (std::size_t t = 0; t < parameters_.size(); ++t) parts_[0].tensors[t].values += parts_[i].tensors[t].values;
+    double squares = 0;
     for (const Part& part : parts_) {
+      squares += part.squares;
       result.loss += part.loss;
       if (keep_ == Keep::output && part.share.rows() > 0)
         result.round_trip = std::max(result.round_trip, part.work.cache.round_trip);
     }
-    result.gradient_norm = norm_of_gradient();
+    result.gradient_norm = std::sqrt(squares);
     return result;
   }
 
-  /// In double only where the squares overflow a float: a few outliers may do that, and clipping then still helps.
-  [[nodiscard]] double norm_of_gradient() const {
-    double squares = 0;
-    for (const auto& tensor : parts_[0].tensors) {
-      const S own = tensor.values.squaredNorm();
-      squares += std::isfinite(own) ? static_cast<double>(own) : tensor.values.template cast<double>().squaredNorm();
+  /// Calls f(i, begin, end) for shares of all parameters, each on a worker of its own where they are many enough to be
+  /// worth waking it.
+  template <class F>
+  void for_each_share(F&& f) {
+    constexpr Index worth_waking = 32768;
+    Index total = 0;
+    for (const auto& tensor : parameters_) total += tensor.values.size();
+    if (total < worth_waking) {
+      for (std::size_t i = 1; i < parts_.size(); ++i) parts_[i].squares = 0;
+      return f(0, Index(0), total);
     }
-    return std::sqrt(squares);
+    const auto work = [&](int i) { f(i, workers_.first(i, total), workers_.first(i + 1, total)); };
+    workers_.run(std::ref(work));
+  }
+
+  /// Sums a share of all parts' gradients into the first one, and its squares into `part`: in double only where they
+  /// overflow a float, which a few outliers may do, and clipping then still helps.
+  void sum_gradients(Part& part, Index begin, Index end) {
+    part.squares = 0;
+    detail::for_each_run(parameters_, begin, end, [&](std::size_t t, Index first, Index last, Index) {
+      Values<S> sum(parts_[0].tensors[t].values.data() + first, last - first);
+      for (std::size_t i = 1; i < parts_.size(); ++i)
+        sum += ConstValues<S>(parts_[i].tensors[t].values.data() + first, last - first);
+      const S own = sum.squaredNorm();
+      part.squares += std::isfinite(own) ? static_cast<double>(own) : sum.template cast<double>().squaredNorm();
+    });
   }
 
   Model& model_;
