@@ -16,7 +16,7 @@ using mine::SinhArcsinh;
 using rhei::Index;
 using rhei::testing::conforms;
 
-TEMPLATE_TEST_CASE("SinhArcsinh conforms", "[layer]", RHEI_TEST_SCALARS) {
+TEMPLATE_TEST_CASE("SinhArcsinh conforms", "[layer]", float, double) {
   conforms([](Index dim) { return SinhArcsinh<TestType>(dim); });
 }
 
