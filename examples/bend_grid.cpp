@@ -120,12 +120,13 @@ void run(const Arguments& arguments) {
   const Pictures pictures(toy, rng);
   const std::filesystem::path folder = arguments.out / "frames";
   std::filesystem::create_directories(folder);
-  int saved = 0;
-  const auto save_frame = [&] {
+  const auto frame = [&](int k) {
     std::array<char, 20> name{};
-    std::snprintf(name.data(), name.size(), "%04d.png", saved++);
-    pictures.save(folder / name.data(), flow);
+    std::snprintf(name.data(), name.size(), "%04d.png", k);
+    return folder / name.data();
   };
+  int saved = 0;
+  const auto save_frame = [&] { pictures.save(frame(saved++), flow); };
 
   flow.initialize(toy.sample<float>(4096, rng));
   save_frame();
@@ -144,15 +145,24 @@ void run(const Arguments& arguments) {
              return false;
            }},
       rng);
+  for (int k = saved; std::filesystem::remove(frame(k));) ++k;  // those of an earlier, longer run
   const std::string stem = arguments.toy + "_" + arguments.model;
   pictures.save(arguments.out / (stem + "_layers.png"), flow);
 
   const Eigen::MatrixXd x = toy.sample<double>(kJudged, rng);
   const Eigen::ArrayXd excess = toy.log_density(x) - flow.log_prob(x.cast<float>()).cast<double>();
+  const double kl = excess.mean();
+  const double kl_stderr = std::sqrt((excess - kl).square().mean() / static_cast<double>(kJudged));
+  rhei::write_json((arguments.out / "results.json").string(), rhei::Json::Object{{"toy", arguments.toy},
+                                                                                 {"model", arguments.model},
+                                                                                 {"layers", arguments.layers},
+                                                                                 {"seed", arguments.seed},
+                                                                                 {"seconds", report.last().seconds},
+                                                                                 {"steps", report.last().step},
+                                                                                 {"kl", kl},
+                                                                                 {"kl_stderr", kl_stderr}});
   std::printf("%s by %d layers of %s: KL(truth || model) = %.4f +- %.4f after %lld steps\n", arguments.toy.c_str(),
-              arguments.layers, arguments.model.c_str(), excess.mean(),
-              std::sqrt((excess - excess.mean()).square().mean() / static_cast<double>(kJudged)),
-              static_cast<long long>(report.last().step));
+              arguments.layers, arguments.model.c_str(), kl, kl_stderr, static_cast<long long>(report.last().step));
   std::printf("%d frames are in %s, the last panels in %s\n", saved, folder.string().c_str(),
               (stem + "_layers.png").c_str());
 }
