@@ -28,7 +28,7 @@ done
 KL(truth || model) in nats, on 100'000 fresh points: the mean over seeds, and how many seeds where they are fewer than
 the most. Each fit had $seconds s of one core, drew fresh batches of 256 from the density, and began from the model's
 defaults, on a standard-normal base but for \`maf_mog\`. The densities and their entropies: [toy_densities.hpp](../include/rhei/data/toy_densities.hpp).
-The best of a row is bold. \`rbig\` is built, not trained, in a second or two.
+The best of a row is bold. \`rbig\` is built, not trained, in a second or two. Pictures of all: [gallery](gallery.md).
 
 TEXT
   # results.json has one member a line

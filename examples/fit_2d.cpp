@@ -29,15 +29,6 @@ struct Result {
   examples::DensityRow picture;
 };
 
-/// The smallest square around the origin that holds nearly all of the points.
-examples::Rectangle square_around(const Eigen::MatrixXd& points) {
-  Eigen::VectorXd reach = points.cwiseAbs().rowwise().maxCoeff();
-  const auto nth = reach.data() + reach.size() * 998 / 1000;
-  std::nth_element(reach.data(), nth, reach.data() + reach.size());
-  const double side = 1.1 * *nth;
-  return {{-side, side}, {-side, side}};
-}
-
 void draw_curve(const std::filesystem::path& path, const rhei::data::Toy& toy, const rhei::FitReport& report) {
   examples::Curve training;
   for (const auto& epoch : report.history) {
@@ -85,7 +76,7 @@ Result fit_toy(const rhei::data::Toy& toy, const Arguments& arguments, rhei::Rng
   auto& picture = result.picture;
   picture.name = toy.name;
   picture.data = x.topRows(kDrawn);
-  picture.range = square_around(picture.data);
+  picture.range = examples::square_around(picture.data);
   picture.samples = flow.sample(kDrawn, rng).cast<double>();
   const Eigen::MatrixXf cells = examples::cell_centres(picture.range, kGrid, kGrid).cast<float>();
   const Eigen::VectorXd density = flow.log_prob(cells).cast<double>().array().exp();

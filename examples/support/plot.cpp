@@ -259,8 +259,8 @@ class Frame {
     cairo_clip(cr);
     if (panel_.map) draw_map(*panel_.map);
     if (!panel_.map && !panel_.dots) draw_grid(y_ticks);
-    if (panel_.dots) draw_dots(*panel_.dots);
     for (const auto& curve : panel_.curves) draw_curve(curve);
+    if (panel_.dots) draw_dots(*panel_.dots);
     if (panel_.reference) draw_reference(panel_.reference->value);
     cairo_restore(cr);
     draw_frame(x_ticks, y_ticks, border);
@@ -325,6 +325,7 @@ class Frame {
     for (Index i = 0; i < dots.points.rows(); ++i) {
       const double x = x_of(dots.points(i, 0)), y = y_of(dots.points(i, 1));
       if (std::isnan(x) || std::isnan(y)) continue;
+      if (!dots.colors.empty()) canvas_.ink(dots.colors[static_cast<std::size_t>(i)], 0.8);
       cairo_arc(canvas_.context(), x, y, 1.7, 0, 2 * std::numbers::pi);
       cairo_fill(canvas_.context());
     }
@@ -350,7 +351,7 @@ class Frame {
       if (first && last) cairo_arc(cr, x_of(curve.x[i]), y_of(curve.y[i]), 1.5, 0, 2 * std::numbers::pi);
     }
     canvas_.ink(curve.color);
-    cairo_set_line_width(cr, 2);
+    cairo_set_line_width(cr, curve.width);
     cairo_stroke(cr);
   }
 
@@ -390,7 +391,13 @@ void check(const Panel& panel) {
     check_range(panel.map->range);
     require(!panel.x.log && !panel.y.log, "a heat map on a logarithmic axis, expected linear ones");
   }
-  if (panel.dots) check_points(panel.dots->points);
+  if (panel.dots) {
+    const auto& [points, color, colors] = *panel.dots;
+    check_points(points);
+    require(colors.empty() || static_cast<Index>(colors.size()) == points.rows(),
+            "dots has " + std::to_string(points.rows()) + " points and " + std::to_string(colors.size()) +
+                " colors, expected as many or none");
+  }
   for (const auto& curve : panel.curves)
     require(curve.x.size() == curve.y.size(), "curve '" + curve.name + "' has " + std::to_string(curve.x.size()) +
                                                   " x and " + std::to_string(curve.y.size()) + " y, expected as many");
@@ -527,6 +534,14 @@ Eigen::MatrixXd cell_centres(const Rectangle& range, Index rows, Index columns) 
   return points;
 }
 
+Rectangle square_around(const MatrixXd& points) {
+  Eigen::VectorXd reach = points.cwiseAbs().rowwise().maxCoeff();
+  const auto nth = reach.data() + reach.size() * 998 / 1000;
+  std::nth_element(reach.data(), nth, reach.data() + reach.size());
+  const double side = 1.1 * *nth;
+  return {{-side, side}, {-side, side}};
+}
+
 Eigen::MatrixXd histogram(const MatrixXd& points, const Rectangle& range, Index bins) {
   check_points(points);
   check_range(range);
@@ -599,7 +614,7 @@ Interval central_range(std::vector<double> values) {
 
 void draw_density_comparison(const std::filesystem::path& path, const std::string& title,
                              const std::vector<DensityRow>& rows, bool sideways) {
-  static constexpr std::array<const char*, 3> kKinds{"data", "model density", "samples"};
+  static constexpr std::array<const char*, 3> kKinds{"data", "model", "samples"};
   std::vector<std::array<Panel, 3>> all;
   for (const auto& row : rows) {
     check_range(row.range);

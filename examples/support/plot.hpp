@@ -47,6 +47,7 @@ struct HeatMap {
 struct Dots {
   Eigen::MatrixXd points = {};
   Color color = kBlue;
+  std::vector<Color> colors = {};  ///< in place of `color`, one for each point
 };
 
 /// A line through (x[i], y[i]), interrupted where a value is missing. Curves with a name are listed in the legend.
@@ -55,6 +56,7 @@ struct Curve {
   std::vector<double> x = {}, y = {};
   Color color = kBlue;
   bool filled = false;  ///< a light fill down to the lower edge
+  double width = 2;     ///< in pixels
 };
 
 /// A dashed horizontal line, labelled to its right.
@@ -70,12 +72,13 @@ struct Axis {
   bool log = false;
 };
 
+/// What it has of these is drawn in this order.
 struct Panel {
   std::string title = {};
   Axis x = {}, y = {};
   std::optional<HeatMap> map = {};
-  std::optional<Dots> dots = {};
   std::vector<Curve> curves = {};
+  std::optional<Dots> dots = {};
   std::optional<Reference> reference = {};
 };
 
@@ -96,6 +99,9 @@ struct Figure {
 /// a rows x columns matrix, are the `values` of a HeatMap.
 [[nodiscard]] Eigen::MatrixXd cell_centres(const Rectangle& range, Eigen::Index rows, Eigen::Index columns);
 
+/// The smallest square around the origin that holds nearly all of the points (n x 2, at least one), and a little more.
+[[nodiscard]] Rectangle square_around(const Eigen::MatrixXd& points);
+
 /// The density of points (n x 2) on bins x bins cells over `range`: counts / (finite points * area of a cell).
 [[nodiscard]] Eigen::MatrixXd histogram(const Eigen::MatrixXd& points, const Rectangle& range, Eigen::Index bins);
 
@@ -112,7 +118,7 @@ struct DensityRow {
   Rectangle range = {};
 };
 
-/// "data | model density | samples", one row a density, or one column with `sideways`. The three share one colour
+/// "data | model | samples", one row a density, or one column with `sideways`. The three share one colour
 /// scale. Fewer than 3000 points are drawn as dots.
 void draw_density_comparison(const std::filesystem::path& path, const std::string& title,
                              const std::vector<DensityRow>& rows, bool sideways = false);

@@ -3,9 +3,11 @@
 /// \file
 /// Trainer: rebuilt inputs, state that follows the batches, layers that draw, and what it refuses.
 
+#include <rhei/core/any_layer.hpp>
 #include <rhei/distributions/standard_normal.hpp>
 #include <rhei/layers/actnorm.hpp>
 #include <rhei/layers/batch_norm.hpp>
+#include <rhei/layers/elementwise_affine.hpp>
 #include <rhei/nn/monotone_root.hpp>
 #include <rhei/train/fit.hpp>
 
@@ -214,4 +216,17 @@ TEST_CASE("Trainer says what is wrong with a batch", "[trainer]") {
   CHECK(contains(refused({.x = Matrix<double>(0, 2)}), "number of rows is 0"));
   CHECK(refused({.x = x, .context = shared}) == "no error");
   CHECK(contains(error_of([&] { Trainer(flow, {}, 1, Keep::nothing); }), "Keep::nothing"));
+}
+
+TEST_CASE("A sequence of layers known at run time trains as the chain of them does", "[trainer]") {
+  const ElementwiseAffine<double> first(2);
+  const ActNorm<double> second(2);
+  Flow chain{StandardNormal<double>(2), first, second};
+  Flow sequence{StandardNormal<double>(2), Repeat(std::vector<AnyLayer<double>>{first, second})};
+  const Matrix<double> x = normal_rows<double>(9);
+  Trainer expected(chain, {}, 2);
+  Trainer trainer(sequence, {}, 2);
+  CHECK(trainer.step(BatchView<double>{.x = x}, 1e-2).loss == expected.step(BatchView<double>{.x = x}, 1e-2).loss);
+  CHECK(gradient_of(trainer) == gradient_of(expected));
+  CHECK(sequence.log_prob(x) == chain.log_prob(x));
 }

@@ -113,6 +113,7 @@ class Trainer {
  private:
   struct Part {
     explicit Part(typename Model::Gradient g) : gradient(std::move(g)) {}
+    Part(Part&&) = default;  // never copied: the vector of a Repeat<AnyLayer>'s gradients claims that it could be
     typename Goal::template Workspace<Model> work;
     typename Model::Gradient gradient;
     std::vector<ParameterView<S>> tensors;
