@@ -25,6 +25,7 @@ class ParallelFlow {
  public:
   using Scalar = typename F::Scalar;
   using S = Scalar;
+  /// Any matrix of this scalar without a copy; rows are samples.
   using In = typename F::In;
 
   /// Starts threads - 1 threads. The flow must outlive this object, and stay unchanged while it is at work.
