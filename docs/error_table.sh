@@ -20,7 +20,7 @@ rows() {
   for program in "${programs[@]}"; do
     RHEI_ERROR_TABLE=1 "$program" '[layer],[chain]' || exit 1
   done | awk -F ' *[|] *' '
-    function number(text) { return text == "inf" ? 1e300 : text + 0 }
+    function number(text) { return text == "inf" ? 1e300 : text ~ /nan/ ? -1 : text + 0 }  # NaN: nothing was asked
     $3 != "float" && $3 != "double" { next }
     {
       row = $2 "\t" $3
@@ -32,14 +32,13 @@ rows() {
     }
     function shown(row, column, direction,   value) {
       value = worst[row SUBSEP column SUBSEP direction]
-      return number(value) == 0 ? "0" : value
+      return value ~ /nan/ ? "none" : number(value) == 0 ? "0" : value
     }
     END {
       for (row in seen) {
         line = row
         for (column = 5; column <= 9; ++column)
-          line = line "\t" (column == 5 && row ~ /^batch_norm in training\t/ ? "none" : \
-                            shown(row, column, "forward") " / " shown(row, column, "inverse"))
+          line = line "\t" shown(row, column, "forward") " / " shown(row, column, "inverse")
         print line
       }
     }' | LC_ALL=C sort

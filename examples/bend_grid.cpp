@@ -5,9 +5,12 @@
 /// layers up to it make of a regular grid and of points from the base, in the direction of sampling. The panels are
 /// drawn again and again while the flow learns a 2-D toy density: frames for an animation.
 
+#include <algorithm>
+#include <array>
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/mean.hpp"
 #include "support/mesh.hpp"
 
 namespace {
@@ -150,19 +153,18 @@ void run(const Arguments& arguments) {
   pictures.save(arguments.out / (stem + "_layers.png"), flow);
 
   const Eigen::MatrixXd x = toy.sample<double>(kJudged, rng);
-  const Eigen::ArrayXd excess = toy.log_density(x) - flow.log_prob(x.cast<float>()).cast<double>();
-  const double kl = excess.mean();
-  const double kl_stderr = std::sqrt((excess - kl).square().mean() / static_cast<double>(kJudged));
+  const examples::Mean kl = examples::mean_of(toy.log_density(x) - flow.log_prob(x.cast<float>()).cast<double>());
   rhei::write_json((arguments.out / "results.json").string(), rhei::Json::Object{{"toy", arguments.toy},
                                                                                  {"model", arguments.model},
                                                                                  {"layers", arguments.layers},
                                                                                  {"seed", arguments.seed},
                                                                                  {"seconds", report.last().seconds},
                                                                                  {"steps", report.last().step},
-                                                                                 {"kl", kl},
-                                                                                 {"kl_stderr", kl_stderr}});
+                                                                                 {"kl", kl.value},
+                                                                                 {"kl_stderr", kl.stderr_}});
   std::printf("%s by %d layers of %s: KL(truth || model) = %.4f +- %.4f after %lld steps\n", arguments.toy.c_str(),
-              arguments.layers, arguments.model.c_str(), kl, kl_stderr, static_cast<long long>(report.last().step));
+              arguments.layers, arguments.model.c_str(), kl.value, kl.stderr_,
+              static_cast<long long>(report.last().step));
   std::printf("%d frames are in %s, the last panels in %s\n", saved, folder.string().c_str(),
               (stem + "_layers.png").c_str());
 }

@@ -14,6 +14,7 @@
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/mean.hpp"
 #include "support/plot.hpp"
 
 namespace {
@@ -43,16 +44,10 @@ auto make_student(rhei::Rng& rng) {
                     rhei::ActNorm<float>(2)};
 }
 
-struct Divergence {
-  double mean, stderr_;
-};
-
-/// The mean of log p - log q with its standard error.
+/// The mean of log p - log q.
 template <class P, class Q>
-Divergence divergence(const Eigen::MatrixBase<P>& log_p, const Eigen::MatrixBase<Q>& log_q) {
-  const Eigen::ArrayXd excess = log_p.template cast<double>() - log_q.template cast<double>();
-  const double mean = excess.mean();
-  return {mean, std::sqrt((excess - mean).square().mean() / static_cast<double>(excess.size()))};
+examples::Mean divergence(const Eigen::MatrixBase<P>& log_p, const Eigen::MatrixBase<Q>& log_q) {
+  return examples::mean_of(log_p.template cast<double>() - log_q.template cast<double>());
 }
 
 template <class Flow>
@@ -80,7 +75,7 @@ void run(const Arguments& arguments) {
       rhei::fit(teacher, draw,
                 {.seconds = arguments.seconds, .batch_size = 256, .threads = arguments.threads, .progress = true}, rng);
   const Eigen::MatrixXd x = toy.sample<double>(kJudged, rng);
-  const Divergence of_teacher = divergence(toy.log_density(x), teacher.log_prob(x.cast<float>()));
+  const examples::Mean of_teacher = divergence(toy.log_density(x), teacher.log_prob(x.cast<float>()));
 
   // First maximum likelihood on draws of the teacher, then distillation from where that leads.
   auto student = make_student(rng);
@@ -96,14 +91,14 @@ void run(const Arguments& arguments) {
                                                         .progress = true},
                                                        rng);
   const auto drawn = student.sample_and_log_prob(kJudged, rng);
-  const Divergence of_student = divergence(drawn.log_prob, teacher.log_prob(drawn.x));
+  const examples::Mean of_student = divergence(drawn.log_prob, teacher.log_prob(drawn.x));
   const auto asked = teacher.sample_and_log_prob(kJudged, rng);
   const auto missed = (student.log_prob(asked.x).array() < asked.log_prob.array() - std::log(100.0F)).count();
   const double dropped = static_cast<double>(missed) / static_cast<double>(kJudged);
 
   std::printf("%-28s %8s %8s %8s %8s\n", "", "KL", "+-", "steps", "seconds");
-  const auto print = [](const std::string& name, const Divergence& d, const rhei::FitReport& report) {
-    std::printf("%-28s %8.4f %8.4f %8lld %8.1f\n", name.c_str(), d.mean, d.stderr_,
+  const auto print = [](const std::string& name, const examples::Mean& d, const rhei::FitReport& report) {
+    std::printf("%-28s %8.4f %8.4f %8lld %8.1f\n", name.c_str(), d.value, d.stderr_,
                 static_cast<long long>(report.last().step), report.last().seconds);
   };
   print(arguments.toy + " || teacher", of_teacher, taught);
@@ -116,13 +111,13 @@ void run(const Arguments& arguments) {
                                       {"seed", arguments.seed},
                                       {"teacher_seconds", taught.last().seconds},
                                       {"teacher_steps", taught.last().step},
-                                      {"teacher_kl", of_teacher.mean},
+                                      {"teacher_kl", of_teacher.value},
                                       {"teacher_kl_stderr", of_teacher.stderr_},
                                       {"warm_seconds", warmed.last().seconds},
                                       {"warm_steps", warmed.last().step},
                                       {"student_seconds", learnt.last().seconds},
                                       {"student_steps", learnt.last().step},
-                                      {"student_teacher_kl", of_student.mean},
+                                      {"student_teacher_kl", of_student.value},
                                       {"student_teacher_kl_stderr", of_student.stderr_},
                                       {"dropped", dropped}});
 

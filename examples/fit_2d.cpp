@@ -8,6 +8,7 @@
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/mean.hpp"
 #include "support/models.hpp"
 #include "support/plot.hpp"
 
@@ -63,16 +64,14 @@ Result fit_toy(const rhei::data::Toy& toy, const Arguments& arguments, rhei::Rng
 
   const Eigen::MatrixXd x = toy.sample<double>(kJudged, rng);
   const Eigen::VectorXd log_q = flow.log_prob(x.cast<float>()).cast<double>();
-  const Eigen::ArrayXd excess = toy.log_density(x) - log_q;
-  const double kl = excess.mean();
-  const double kl_stderr = std::sqrt((excess - kl).square().mean() / static_cast<double>(kJudged));
+  const examples::Mean kl = examples::mean_of(toy.log_density(x) - log_q);
 
   Result result;
   result.json = rhei::Json::Object{
       {"toy", std::string(toy.name)}, {"model", arguments.model}, {"seed", arguments.seed},
       {"seconds", seconds},           {"steps", steps},           {"parameters", rhei::count_parameters(flow)},
-      {"entropy", toy.entropy},       {"nll", -log_q.mean()},     {"kl", kl},
-      {"kl_stderr", kl_stderr}};
+      {"entropy", toy.entropy},       {"nll", -log_q.mean()},     {"kl", kl.value},
+      {"kl_stderr", kl.stderr_}};
   auto& picture = result.picture;
   picture.name = toy.name;
   picture.data = x.topRows(kDrawn);

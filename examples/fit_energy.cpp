@@ -9,6 +9,7 @@
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/mean.hpp"
 #include "support/models.hpp"
 #include "support/plot.hpp"
 
@@ -74,11 +75,11 @@ Result fit_once(const rhei::data::Energy& energy, int length, const Arguments& a
   rhei::Vector<double> log_p(kJudged);
   rhei::Matrix<double> unused(kJudged, 2);
   energy(rhei::ConstBatch<double>(x), rhei::Values<double>(log_p), rhei::Batch<double>(unused));
-  const Eigen::ArrayXd excess = drawn.log_prob.cast<double>() - log_p;
+  const examples::Mean excess = examples::mean_of(drawn.log_prob.cast<double>() - log_p);
 
   Result result;
-  result.kl = excess.mean() + energy.log_z;
-  result.kl_stderr = std::sqrt((excess - excess.mean()).square().mean() / static_cast<double>(kJudged));
+  result.kl = excess.value + energy.log_z;
+  result.kl_stderr = excess.stderr_;
   result.seconds = report.last().seconds;
   result.steps = report.last().step;
   result.parameters = rhei::count_parameters(flow);

@@ -18,6 +18,7 @@
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
+#include "support/mean.hpp"
 #include "support/plot.hpp"
 
 namespace {
@@ -111,16 +112,11 @@ double divergence(const Flow& flow, const Point& x) {
   return exact.cell * (exact.density.array() * (exact.density.array().log() - log_q.array())).sum();
 }
 
-struct Mean {
-  double value, stderr_;
-};
-
 template <class Flow>
-Mean mean_divergence(const Flow& flow, rhei::Rng& rng) {
+examples::Mean mean_divergence(const Flow& flow, rhei::Rng& rng) {
   Eigen::ArrayXd kl(kObservations);
   for (double& value : kl) value = divergence(flow, simulate(draw_theta(rng), rng));
-  const double mean = kl.mean();
-  return {mean, std::sqrt((kl - mean).square().mean() / static_cast<double>(kObservations - 1))};
+  return examples::mean_of(kl);
 }
 
 // --- calibration -------------------------------------------------------------------------------------------------
@@ -219,7 +215,7 @@ void run(const examples::CommonOptions& arguments) {
                 {.seconds = arguments.seconds, .batch_size = 256, .threads = arguments.threads, .progress = true}, rng);
   const double simulations = 256.0 * static_cast<double>(report.last().step);
 
-  const Mean kl = mean_divergence(flow, rng);
+  const examples::Mean kl = mean_divergence(flow, rng);
   const Matrix<double> counts = rank_histogram(flow, rng);
   const double chi_square_1 = chi_square(counts.col(0)), chi_square_2 = chi_square(counts.col(1));
 

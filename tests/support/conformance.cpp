@@ -8,6 +8,7 @@
 #include <Eigen/LU>
 #include <future>
 #include <iterator>
+#include <limits>
 #include <numeric>
 #include <optional>
 #include <rhei/core/chain.hpp>
@@ -463,7 +464,7 @@ class Checker {
         return fail("log-dets cancel", text("log_det(", i, ") is ", there, " there and ", here, " back"));
     }
     double& noted = report_.worst[static_cast<std::size_t>(s.direction)].round_trip;
-    noted = std::max(noted, worst);
+    noted = std::isinf(tolerance().round_trip) ? std::numeric_limits<double>::quiet_NaN() : std::max(noted, worst);
   }
 
   /// log|det| of the numeric Jacobian, per row. Its error is an absolute one: a log-det's error is a determinant's

@@ -78,7 +78,8 @@ struct Subject {
   std::function<AnyLayer<double>(const AnyLayer<S>& layer, Index dim, Index context)> widen;
 };
 
-/// The worst errors seen: in double against finite differences, in float against the same layer in double.
+/// The worst errors seen: in double against finite differences, in float against the same layer in double. NaN where
+/// nothing was asked.
 struct Errors {
   double round_trip = 0, log_det = 0, d_input = 0, d_context = 0, d_parameters = 0;
 };

@@ -4,6 +4,7 @@
 /// Training and evaluation of a whole flow take nothing from the heap once their buffers have grown.
 
 #include <atomic>
+#include <rhei/core/parallel_flow.hpp>
 #include <rhei/models/realnvp.hpp>
 #include <rhei/train/trainer.hpp>
 
@@ -25,6 +26,9 @@ struct Counted : Model {
   }
   void log_prob_pullback(auto&&... arguments) const {
     allocations += allocations_in([&] { Model::log_prob_pullback(arguments...); });
+  }
+  void sample(auto&&... arguments) const {
+    allocations += allocations_in([&] { Model::sample(std::forward<decltype(arguments)>(arguments)...); });
   }
   mutable std::atomic<std::size_t> allocations = 0;
 };
@@ -101,4 +105,25 @@ TEST_CASE("log_prob and sample allocate nothing with a cache that has grown", "[
   };
   CHECK(allocations_in(evaluate) > 0);
   CHECK(allocations_in(evaluate) == 0);
+}
+
+TEST_CASE("ParallelFlow allocates nothing on any of its threads, once their caches have grown", "[flow][allocation]") {
+  if (!test::counts_allocations()) return;
+  const int threads = GENERATE(1, 2);
+  CAPTURE(threads);
+  const Counted model(make_model(64, 3));
+  const Matrix<float> x = normal_rows(1000, 2), context = normal_rows(1000, 3);
+  Matrix<float> draws(1000, 2);
+  Vector<float> log_p(1000);
+  ParallelFlow parallel(model, threads);
+  Rng rng(3);
+  const auto evaluate = [&] {
+    parallel.log_prob(x, context, log_p);
+    parallel.sample(rng, context, draws);
+  };
+  evaluate();
+  CHECK(model.allocations > 0);
+  model.allocations = 0;
+  CHECK(allocations_in(evaluate) == 0);
+  CHECK(model.allocations == 0);
 }

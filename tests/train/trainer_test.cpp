@@ -7,6 +7,7 @@
 #include <rhei/distributions/standard_normal.hpp>
 #include <rhei/layers/actnorm.hpp>
 #include <rhei/layers/batch_norm.hpp>
+#include <rhei/layers/coupling.hpp>
 #include <rhei/layers/elementwise_affine.hpp>
 #include <rhei/nn/monotone_root.hpp>
 #include <rhei/train/fit.hpp>
@@ -73,6 +74,28 @@ TEMPLATE_TEST_CASE("Keep::output rebuilds what Keep::everything keeps", "[traine
   if (!test::counts_allocations()) return;
   rebuilt.step({.x = x}, 1e-3);
   CHECK(test::allocations_in([&] { rebuilt.step({.x = x}, 1e-3); }) == 0);
+}
+
+TEST_CASE("Any number of threads takes the same step, whether or not they share the parameters", "[trainer]") {
+  const Index width = GENERATE(8, 200);  // 200: so many parameters that each thread sums and moves a part of them
+  const int threads = GENERATE(2, 3);
+  CAPTURE(width, threads);
+  Rng rng(2);
+  const Flow start{StandardNormal<double>(2),
+                   AffineCoupling<double>(2, {.transformed = {1}, .net = {{width, width}, Activation::tanh}}, rng)};
+  auto one = start, many = start;
+  const Matrix<double> x = normal_rows<double>(50);
+  Trainer alone(one), together(many, {}, threads);
+  for (int step = 0; step < 3; ++step) {
+    const auto a = alone.step({.x = x}, 1e-3, 0.1), b = together.step({.x = x}, 1e-3, 0.1);
+    CHECK(b.loss == Approx(a.loss).epsilon(1e-12));
+    CHECK(b.gradient_norm == Approx(a.gradient_norm).epsilon(1e-9));
+    CHECK(a.gradient_norm == Approx(gradient_of(alone).norm()).epsilon(1e-12));
+    CHECK(relative_error(gradient_of(together), gradient_of(alone)) < 1e-9);
+  }
+  const auto left = parameter_list<double>(one), right = parameter_list<double>(many);
+  for (std::size_t i = 0; i < left.size(); ++i)
+    CHECK((left[i].values - right[i].values).cwiseAbs().maxCoeff() < 1e-7);  // Adam divides by small second moments
 }
 
 TEST_CASE("fit with rebuilt inputs", "[trainer][fit]") {

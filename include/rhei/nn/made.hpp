@@ -215,7 +215,7 @@ class Made {
     for (Index l = 0; l <= last(); ++l) {
       const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
       const Batch<S> y = l == last() ? output : cache.sum[at(l)].view();
-      if (input.rows() == 1)
+      if (input.rows() == 1)  // one matrix-vector product a degree
         for (Index g = 0; g < features(); ++g) add_block(l, block(l, 0, g + 1, g, g + 1), x, y);
       else
         Product::add(y, x, parameters_.weight[at(l)], stairs_[at(l)], cache.packed);

@@ -3,17 +3,19 @@
 
 /// \file
 /// Products with a weight of which a staircase counts: in column j its first ends[j] rows, where ends never fall. Such
-/// are the weights of a net whose units are sorted by degree (nn/made.hpp). What lies below the staircase is neither
-/// used nor changed, whatever it holds, and nearly all the work on it is left out.
+/// are the weights of a net whose units are sorted by degree (nn/made.hpp). What a weight holds below the staircase is
+/// neither used nor changed, and nearly all the work on it is left out.
 ///
 /// The loops are those of a dense product (Goto & van de Geijn 2008, Anatomy of high-performance matrix
 /// multiplication): both factors are packed once, by blocks of the depth, and Eigen's kernel multiplies what is packed.
-/// Columns within whose block the staircase ends go in small groups, each as deep as it counts. (Cutting the staircase
-/// into dense blocks instead packs the batch again for every one of them.)
+/// Columns within whose block the staircase ends go in small groups, as deep as the deepest of them counts, with zeros
+/// in the others: so a value of the batch that is not finite reaches a few columns that it does not count for, in its
+/// own row. (Cutting the staircase into dense blocks instead packs the batch again for every one of them.)
 
 #include <algorithm>
 #include <array>
 #include <rhei/nn/product.hpp>
+#include <utility>
 #include <vector>
 
 namespace rhei::detail {
@@ -21,7 +23,7 @@ namespace rhei::detail {
 /// The weight's staircase: how many rows of each column count, and how many columns of each row do not.
 class Staircase {
  public:
-  Staircase() = default;
+  /// ends: for each column, how many of the `rows` rows count; ascending.
   Staircase(Index rows, std::vector<Index> ends) : ends_(std::move(ends)) {
     for (Index i = 0; i < rows; ++i) begins_.push_back(std::upper_bound(ends_.begin(), ends_.end(), i) - ends_.begin());
   }
@@ -29,14 +31,14 @@ class Staircase {
   [[nodiscard]] Index cols() const { return static_cast<Index>(ends_.size()); }
   /// Column `col` counts in rows 0 ... end(col) - 1.
   [[nodiscard]] Index end(Index col) const { return ends_[static_cast<std::size_t>(col)]; }
-  /// Row `row` counts in columns begin(row) ... cols() - 1; so does no column for a row past all.
+  /// Row `row` counts in columns begin(row) ... cols() - 1: in none, if there is no such row.
   [[nodiscard]] Index begin(Index row) const { return row < rows() ? begins_[static_cast<std::size_t>(row)] : cols(); }
 
  private:
   std::vector<Index> ends_, begins_;
 };
 
-/// Scratch: `packed`.
+/// The three products of a linear map that has such a weight. `packed` is scratch.
 template <Real S>
 class StaircaseProduct {
  public:

@@ -138,6 +138,7 @@ class Trainer {
           &part.call,
           Call<S>{.context = part.share.context, .training = true, .keep = keep_, .rng = draws ? &part.rng : nullptr});
       for (auto& tensor : part.tensors) tensor.values.setZero();
+      part.squares = 0;
       part.loss = part.share.rows() == 0
                       ? 0
                       : objective_.differentiate(model_, part.call, part.share, of, part.work, part.gradient);
@@ -164,10 +165,7 @@ class Trainer {
     constexpr Index worth_waking = 32768;
     Index total = 0;
     for (const auto& tensor : parameters_) total += tensor.values.size();
-    if (total < worth_waking) {
-      for (std::size_t i = 1; i < parts_.size(); ++i) parts_[i].squares = 0;
-      return f(0, Index(0), total);
-    }
+    if (total < worth_waking) return f(0, Index(0), total);
     const auto work = [&](int i) { f(i, workers_.first(i, total), workers_.first(i + 1, total)); };
     workers_.run(std::ref(work));
   }
@@ -175,7 +173,6 @@ class Trainer {
   /// Sums a share of all parts' gradients into the first one, and its squares into `part`: in double only where they
   /// overflow a float, which a few outliers may do, and clipping then still helps.
   void sum_gradients(Part& part, Index begin, Index end) {
-    part.squares = 0;
     detail::for_each_run(parameters_, begin, end, [&](std::size_t t, Index first, Index last, Index) {
       Values<S> sum(parts_[0].tensors[t].values.data() + first, last - first);
       for (std::size_t i = 1; i < parts_.size(); ++i)
