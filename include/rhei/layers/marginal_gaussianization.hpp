@@ -278,7 +278,42 @@ class MarginalGaussianization {
     return {t, near, far_side, near * far_side * far_side * inverse_bandwidth, select(t < S(0), -tilt, tilt)};
   }
 
+  /// In one pass for samples that have a kernel within ten bandwidths: what underflows could not have been seen beside
+  /// what that kernel adds, and all shifts are zero.
   Sums sum_kernels(Index d, Lanes<S> x, const Cache& cache) const {
+    const S* mean = parameters_.mean.col(d).data();
+    const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
+    constexpr S infinity = std::numeric_limits<S>::infinity();
+    Lanes<S> nearest(infinity), lower(0), upper(0), density(0), bend(0);
+    for (Index k = 0; k < kernels(); ++k) {
+      const Lanes<S> t = (x - mean[k]) * inverse[k], size = abs(t);
+      nearest = select(size < nearest, size, nearest);
+      const Lanes<S> e = exp(-size), far_side = S(1) / (e + S(1)), near_side = e * far_side;
+      const auto left = t < S(0);
+      const Lanes<S> s = select(left, near_side, far_side), rest = select(left, far_side, near_side);
+      const Lanes<S> bump = near_side * far_side * inverse[k];
+      lower = lower + s;
+      upper = upper + rest;
+      density = density + bump;
+      bend = multiply_add(bump * inverse[k], rest - s, bend);
+    }
+    const Lanes<S> close = nearest < S(10);
+    const Sums sums{S(0), S(0), S(0), lower, upper, density, bend};
+    return any(select(close, Lanes<S>(0), S(1))) ? select_sums(close, sums, sum_distant_kernels(d, x, cache)) : sums;
+  }
+
+  static Sums select_sums(Lanes<S> mask, const Sums& a, const Sums& b) {
+    return {select(mask, a.nearest, b.nearest),
+            select(mask, a.lower_shift, b.lower_shift),
+            select(mask, a.upper_shift, b.upper_shift),
+            select(mask, a.lower, b.lower),
+            select(mask, a.upper, b.upper),
+            select(mask, a.density, b.density),
+            select(mask, a.bend, b.bend)};
+  }
+
+  /// In two passes: the nearest kernel is sought before anything is added.
+  Sums sum_distant_kernels(Index d, Lanes<S> x, const Cache& cache) const {
     const S* mean = parameters_.mean.col(d).data();
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
     constexpr S infinity = std::numeric_limits<S>::infinity();
