@@ -27,6 +27,8 @@ void for_each_constant(F&& f) {
   (std::make_integer_sequence<Index, count>());
 }
 
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"  // of a packet as a template argument, which is Eigen's way
 /// out_i = the sum of the values in lanes[i], for as many as a register holds. (Inlined: else all lanes would be kept
 /// in memory from the beginning.)
 template <Real S>
@@ -35,10 +37,7 @@ template <Real S>
   if constexpr (size == 1) {
     out[0] = lanes[0].p;
   } else {
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"
     Eigen::internal::PacketBlock<typename Lanes<S>::Packet, size> block;
-#pragma GCC diagnostic pop
     for_each_constant<size>([&](auto i) { block.packet[i] = lanes[i].p; });
     Eigen::internal::ptranspose(block);
     Lanes<S> sum = Lanes<S>::of(block.packet[0]);
@@ -46,6 +45,7 @@ template <Real S>
     sum.store(out);
   }
 }
+#pragma GCC diagnostic pop
 
 /// y_rc += sum_k x_rk b_kc for r < rows and c < columns, where y_rc lies at y + r + c y_stride, x_rk at x + r x_stride
 /// + k, and b_kc at b + c b_stride + k.
