@@ -6,8 +6,8 @@
 ///   report RESULTS DOCS
 ///
 /// reads RESULTS/{flow_steps,jacobian_cost,training_memory,compile_time,peers}.json, as many as there are, draws
-/// DOCS/images/jacobian_cost.png, and puts tables into DOCS/performance.md and DOCS/jacobian_cost.md, each between its
-/// lines "<!-- table: NAME -->" and "<!-- end -->".
+/// DOCS/images/jacobian_cost.png, and puts tables into the pages performance.md, jacobian_cost.md and
+/// choosing-a-layer.md of DOCS, each between its lines "<!-- table: NAME -->" and "<!-- end -->".
 
 #include <algorithm>
 #include <array>
@@ -164,6 +164,21 @@ std::string jacobian_table(const Json& results) {
   return text;
 }
 
+/// For those who choose: what a row costs and what a gradient of it adds, in few and in many features.
+std::string costs_table(const Json& results) {
+  const Times times(results);
+  Table table({"layer", "forward, D = 8", "inverse, D = 8", "its gradient", "forward, D = 64", "inverse, D = 64",
+               "its gradient"});
+  for (const std::string& layer : layers_in(results)) {
+    std::vector<std::string> row = {layer};
+    for (const int dim : {8, 64})
+      for (const char* op : {"forward", "inverse", "inverse_pullback"})
+        row.push_back(digits(1e3 / 256 * times.cpu.at(layer + "/" + op + "/rows:256/D:" + std::to_string(dim))));
+    table.add(std::move(row));
+  }
+  return circumstances(results) + table.text();
+}
+
 void draw_jacobian_cost(const Json& results, const fs::path& path) {
   using namespace examples;
   const Times times(results);
@@ -271,6 +286,7 @@ int report(const fs::path& results, const fs::path& docs) {
   when_there("jacobian_cost", [&](const Json& json) {
     draw_jacobian_cost(json, docs / "images" / "jacobian_cost.png");
     put_table(docs / "jacobian_cost.md", "jacobian", jacobian_table(json));
+    put_table(docs / "choosing-a-layer.md", "costs", costs_table(json));
   });
   return 0;
 }
