@@ -137,7 +137,7 @@ TEMPLATE_TEST_CASE("Planar is finite and continuous where w vanishes", "[planar]
     layer.forward_pullback({}, z, out, cache, z, log_det, &d_in_view, nullptr, &gradient);
     layer.inverse({}, z, out, log_det, cache);
     layer.inverse_pullback({}, z, out, cache, z, log_det, &d_in_view, nullptr, &gradient);
-    CHECK(cache.report.failures == 0);
+    CHECK(cache.solve.failures == 0);
     CHECK(d_in.allFinite());
     for_each_parameter(gradient, [](std::string_view, Batch<S> values) {
       CHECK(values.allFinite());
@@ -183,12 +183,12 @@ TEST_CASE("Planar counts rows without a solution", "[planar]") {
   Vector<double> log_det = Vector<double>::Zero(5);
   Planar<double>::Cache cache;
   layer.inverse({}, x, z, log_det, cache);
-  CHECK(cache.report.failures == 5);
+  CHECK(cache.solve.failures == 5);
   CHECK(z.col(0).array().isNaN().all());
   layer.parameters().u.setZero();
   layer.parameters().w.setOnes();
   layer.inverse({}, x, z, log_det, cache);
-  CHECK(cache.report.failures == 0);
+  CHECK(cache.solve.failures == 0);
   CHECK((z - x).cwiseAbs().maxCoeff() == 0);
 }
 

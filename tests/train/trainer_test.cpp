@@ -181,16 +181,16 @@ struct Noisy : ElementwiseAffine<double> {
 struct Unsolved : ElementwiseAffine<double> {
   using ElementwiseAffine<double>::ElementwiseAffine;
   struct Cache : ElementwiseAffine<double>::Cache {
-    SolveReport report;
+    SolveReport solve;
   };
   void inverse(const Call<double>& call, ConstBatch<double> x, Batch<double> z, Values<double> log_det,
                Cache& cache) const {
     ElementwiseAffine<double>::inverse(call, x, z, log_det, cache);
-    cache.report = {};
+    cache.solve = {};
     for (Index i = 0; i < x.rows(); ++i)
       if (std::abs(x(i, 0)) > 2) {
         z.row(i).setConstant(std::numeric_limits<double>::quiet_NaN());
-        cache.report = {cache.report.failures + 1, 0.5};
+        cache.solve = {cache.solve.failures + 1, 0.5};
       }
   }
 };

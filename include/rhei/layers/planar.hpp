@@ -125,7 +125,7 @@ class Planar {
   };
   using Gradient = Parameters;
   struct Cache {
-    SolveReport report;        ///< of the last inverse
+    SolveReport solve;         ///< of the last inverse
     detail::TanhBend<S> bend;  ///< q
     RowVector<S> u_prime;      ///< D, u'
     RowVector<S> normal;       ///< D, w / |w|, or 0 where w = 0
@@ -186,10 +186,10 @@ class Planar {
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Planar::inverse", *this, call, x, z, log_det.size());
     constrain(cache);
-    cache.report = {};
+    cache.solve = {};
     Batch<S> t = cache.tanh.resize(x.rows(), 1);
     set_product_transposed(t, x, parameters_.w);
-    for (Index i = 0; i < t.size(); ++i) t.data()[i] = cache.bend.solve(t.data()[i] + parameters_.b[0], cache.report);
+    for (Index i = 0; i < t.size(); ++i) t.data()[i] = cache.bend.solve(t.data()[i] + parameters_.b[0], cache.solve);
     bend(S(-1), t, log_det, cache);
     t = -t;
     z = x;

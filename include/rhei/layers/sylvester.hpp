@@ -51,7 +51,7 @@ class Sylvester {
   };
   using Gradient = Parameters;
   struct Cache {
-    SolveReport report;                      ///< of the last inverse
+    SolveReport solve;                       ///< of the last inverse
     std::vector<detail::TanhBend<S>> bends;  ///< M, of every q_i
     RowVector<S> r_diagonal, w_diagonal;     ///< M
     Matrix<S> q;                             ///< D x M, Q
@@ -121,7 +121,7 @@ class Sylvester {
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("Sylvester::inverse", *this, call, x, z, log_det.size());
     prepare(x.rows(), cache);
-    cache.report = {};
+    cache.solve = {};
     const auto& r = parameters_.r;
     const auto& w = parameters_.w;
     Batch<S> y = cache.y.view(), t = cache.t.view(), moved = cache.moved.view();
@@ -136,7 +136,7 @@ class Sylvester {
       }
       t_i += cache.w_diagonal[i] * y_i;
       const detail::TanhBend<S>& scalar = cache.bends[static_cast<std::size_t>(i)];
-      for (Index row = 0; row < t.rows(); ++row) t_i[row] = scalar.solve(t_i[row], cache.report);
+      for (Index row = 0; row < t.rows(); ++row) t_i[row] = scalar.solve(t_i[row], cache.solve);
       bend(S(-1), i, log_det, cache);
       y_i -= cache.r_diagonal[i] * t_i;
     }

@@ -117,8 +117,6 @@ template <class Cache>
 std::string solver_failures(const Cache& cache) {
   if constexpr (requires { cache.solve.failures; })
     return solver_failures(cache.solve);
-  else if constexpr (requires { cache.report.failures; })
-    return solver_failures(cache.report);
   else if constexpr (requires {
                        cache.failures;
                        cache.worst_residual;
