@@ -22,8 +22,8 @@
 
 namespace {
 
-constexpr double kWarm = 0.6;               // part of the student's time
-constexpr double kDistillationRate = 5e-4;  // what the student knows already must not be lost in the first steps
+constexpr double kWarm = 0.5;               // part of the student's time
+constexpr double kDistillationRate = 1e-4;  // what the student knows already must not be lost in the first steps
 constexpr Eigen::Index kDistillationBatch = 2048;
 constexpr Eigen::Index kJudged = 100'000;  // fresh draws over which a divergence is judged
 constexpr Eigen::Index kDrawn = 50'000;    // points in the picture
