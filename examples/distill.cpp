@@ -67,7 +67,8 @@ void run(const Arguments& arguments) {
   const examples::Mean of_teacher = divergence(toy.log_density(x), teacher.log_prob(x.cast<float>()));
 
   // First maximum likelihood on draws of the teacher, then distillation from where that leads.
-  auto student = rhei::models::iaf<float>(2, {.layers = 8, .net = {.hidden = {128, 128}}}, rng);
+  auto student = rhei::models::iaf<float>(
+      2, {.layers = 8, .net = {.hidden = {128, 128}}, .scale_map = rhei::ScaleMap::tanh(2)}, rng);
   const auto draw_teacher = [&teacher](Eigen::Index n, rhei::Rng& g) { return teacher.sample(n, g); };
   const rhei::FitReport warmed = rhei::fit(
       student, draw_teacher,

@@ -5,7 +5,8 @@
 /// How an unconstrained number becomes the log-scale of an affine map: the named policies of affine transformers.
 ///
 /// An exponential without a bound is the usual reason for divergence, hence the soft clamps. Every policy gives its
-/// derivative from the log-scale alone, so that nothing else need be remembered.
+/// derivative from the log-scale alone, so that nothing else need be remembered; at the flat ends of tanh and sigmoid
+/// it is therefore right to a rounding of 1, not of itself.
 
 #include <array>
 #include <cmath>
