@@ -81,6 +81,10 @@ TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's value in tails and
   const auto layer = with_kernels<S>(mean, log_bandwidth);
   const std::vector<Long> means(mean.begin(), mean.end()), log_bandwidths(log_bandwidth.begin(), log_bandwidth.end());
   std::vector<S> points{0, S(0.5), S(1.3)};
+  for (const double bandwidths : {9.9, 10.1}) {  // from the outer kernels: where the sums begin to be scaled
+    points.push_back(static_cast<S>(-1 - bandwidths * std::exp(-1)));
+    points.push_back(static_cast<S>(2 + bandwidths * std::exp(-2)));
+  }
   for (const double size : {1.0, 3.0, 5.0, 6.0, 7.0, 8.0, 10.0, 30.0, 100.0, 1e3, 1e4, 1e5, 1e6}) {
     points.push_back(static_cast<S>(size));
     points.push_back(static_cast<S>(-size));

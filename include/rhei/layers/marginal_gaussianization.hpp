@@ -12,11 +12,11 @@
 ///   inverse  z_d = Phi^-1(F_d(x_d))       log|det| =  sum_d log f_d(x_d) - log phi(z_d)
 ///   forward  x_d = F_d^-1(Phi(z_d))       log|det| = -sum_d log f_d(x_d) - log phi(z_d)
 ///
-/// **Tails.** All sums are of positive terms that carry a factor exp(min_k |t_k|): neither F, nor 1 - F, nor f
-/// underflows however far x is from every kernel, or from both neighbours in a gap between kernels. With p the smaller
-/// of F and 1 - F, and the Mills ratio M, the slope is dz/dx = f / phi(z) = (f / p) M(|z|), where nothing cancels. Far
-/// out z grows like sqrt(2 |x| / h). (The authors' code takes an asymptote where p < 0.5e-7, and there the wrong sign
-/// of log p.)
+/// **Tails.** All sums are of positive terms. Farther than ten bandwidths from every kernel they carry a factor
+/// exp(min_k |t_k|): neither F, nor 1 - F, nor f underflows however far out x is, or in a gap between kernels. With p
+/// the smaller of F and 1 - F, and the Mills ratio M, the slope is dz/dx = f / phi(z) = (f / p) M(|z|), where nothing
+/// cancels. Far out z grows like sqrt(2 |x| / h). (The authors' code takes an asymptote where p < 0.5e-7, and there the
+/// wrong sign of log p.)
 ///
 /// **Forward.** The equation is solved as log-odds: log(F / (1 - F)) = y, y = log(Phi(z) / (1 - Phi(z))), which is
 /// linear for one kernel and in both tails. Kernel k alone has its solution at mean_k + h_k y, so the smallest and the
@@ -60,8 +60,8 @@ class MarginalGaussianization {
   using Gradient = Parameters;
   struct Cache {
     Buffer<S> inverse_bandwidth;  ///< K x D, 1 / h
-    Buffer<S> nearest;            ///< n x D, min_k |t_k|
-    Buffer<S> over_density;       ///< n x D, 1 / (K f exp(nearest))
+    Buffer<S> shift;              ///< n x D, that of Sums
+    Buffer<S> over_density;       ///< n x D, 1 / (K f exp(shift))
     Buffer<S> slope;              ///< n x D, dz/dx
     Buffer<S> bend;               ///< n x D, d log f / dx
     Buffer<S> sums;               ///< for each kernel of a feature a register of each gradient
@@ -251,35 +251,35 @@ class MarginalGaussianization {
 
   /// Sums over the kernels of a feature at a register of samples.
   struct Sums {
-    Lanes<S> nearest;       ///< min_k |t_k|
-    Lanes<S> lower_shift;   ///< nearest where all t_k < 0, else 0
-    Lanes<S> upper_shift;   ///< nearest where all t_k > 0, else 0
+    Lanes<S> shift;         ///< min_k |t_k|, or 0 where that is less than ten
+    Lanes<S> lower_shift;   ///< shift where all t_k < 0, else 0
+    Lanes<S> upper_shift;   ///< shift where all t_k > 0, else 0
     Lanes<S> lower, upper;  ///< K F exp(lower_shift), K (1 - F) exp(upper_shift)
-    Lanes<S> density;       ///< K f exp(nearest)
-    Lanes<S> bend;          ///< K f' exp(nearest)
+    Lanes<S> density;       ///< K f exp(shift)
+    Lanes<S> bend;          ///< K f' exp(shift)
 
     [[nodiscard]] Lanes<S> log_lower(Index kernels) const { return log(lower / S(kernels)) - lower_shift; }
     [[nodiscard]] Lanes<S> log_upper(Index kernels) const { return log(upper / S(kernels)) - upper_shift; }
     [[nodiscard]] Lanes<S> log_odds() const { return log(lower / upper) - (lower_shift - upper_shift); }
     /// log of what density lacks in comparison with the smaller of lower and upper: 0 where all t_k have one sign.
-    [[nodiscard]] Lanes<S> log_inside() const { return lower_shift + upper_shift - nearest; }
+    [[nodiscard]] Lanes<S> log_inside() const { return lower_shift + upper_shift - shift; }
   };
 
-  /// Of kernel k at x: t, exp(nearest - |t|), s (1 - s) exp(nearest) / h, and 1 - 2 s.
+  /// Of kernel k at x: t, exp(shift - |t|), the larger of s and 1 - s, s (1 - s) exp(shift) / h, and 1 - 2 s.
   struct Kernel {
     Lanes<S> t, near, far_side, bump, tilt;
   };
-  static Kernel kernel_at(Lanes<S> x, S mean, S inverse_bandwidth, Lanes<S> nearest, Lanes<S> at_nearest) {
+  static Kernel kernel_at(Lanes<S> x, S mean, S inverse_bandwidth, Lanes<S> shift, Lanes<S> at_shift) {
     const Lanes<S> t = (x - mean) * inverse_bandwidth;
-    const Lanes<S> near = exp(nearest - abs(t));
-    const Lanes<S> e = near * at_nearest;  // exp(-|t|)
+    const Lanes<S> near = exp(shift - abs(t));
+    const Lanes<S> e = near * at_shift;  // exp(-|t|)
     const Lanes<S> far_side = S(1) / (e + S(1));
     const Lanes<S> tilt = (e - S(1)) * far_side;
     return {t, near, far_side, near * far_side * far_side * inverse_bandwidth, select(t < S(0), -tilt, tilt)};
   }
 
   /// In one pass for samples that have a kernel within ten bandwidths: what underflows could not have been seen beside
-  /// what that kernel adds, and all shifts are zero.
+  /// what that kernel adds, and all shifts are zero. (Kernel by kernel what kernel_at() is without its scaling.)
   Sums sum_kernels(Index d, Lanes<S> x, const Cache& cache) const {
     const S* mean = parameters_.mean.col(d).data();
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
@@ -303,7 +303,7 @@ class MarginalGaussianization {
   }
 
   static Sums select_sums(Lanes<S> mask, const Sums& a, const Sums& b) {
-    return {select(mask, a.nearest, b.nearest),
+    return {select(mask, a.shift, b.shift),
             select(mask, a.lower_shift, b.lower_shift),
             select(mask, a.upper_shift, b.upper_shift),
             select(mask, a.lower, b.lower),
@@ -344,7 +344,7 @@ class MarginalGaussianization {
     Batch<S> inverse = cache.inverse_bandwidth.resize(kernels(), dim());
     elementwise(
         log_bandwidth.size(), [](Lanes<S> h) { return exp(-h); }, inverse.data(), log_bandwidth.data());
-    for (Buffer<S>* buffer : {&cache.nearest, &cache.over_density, &cache.slope, &cache.bend})
+    for (Buffer<S>* buffer : {&cache.shift, &cache.over_density, &cache.slope, &cache.bend})
       buffer->resize(rows, dim());
   }
 
@@ -354,7 +354,7 @@ class MarginalGaussianization {
     const Lanes<S> log_inside = sums.log_inside(), ratio = hazard * mills_ratio(abs(z));
     const Lanes<S> total = multiply_add(Lanes<S>(sign), log(ratio) + log_inside, part.load(log_det));
     part.store(total, log_det.data() + part.first);
-    part.store(sums.nearest, cache.nearest.view(), d);
+    part.store(sums.shift, cache.shift.view(), d);
     part.store(S(1) / sums.density, cache.over_density.view(), d);
     part.store(ratio * exp(log_inside), cache.slope.view(), d);
     part.store(sums.bend / sums.density, cache.bend.view(), d);
@@ -432,10 +432,10 @@ class MarginalGaussianization {
     const S* mean = parameters_.mean.col(d).data();
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
     S* sums = cache.sums.view().data();
-    const Lanes<S> over = part.load(cache.over_density.view(), d), nearest = part.load(cache.nearest.view(), d);
-    const Lanes<S> samples = part.load(x, d), at_nearest = exp(-nearest);
+    const Lanes<S> over = part.load(cache.over_density.view(), d), shift = part.load(cache.shift.view(), d);
+    const Lanes<S> samples = part.load(x, d), at_shift = exp(-shift);
     for (Index k = 0; k < kernels(); ++k, sums += 2 * width) {
-      const Kernel kernel = kernel_at(samples, mean[k], inverse[k], nearest, at_nearest);
+      const Kernel kernel = kernel_at(samples, mean[k], inverse[k], shift, at_shift);
       const Lanes<S> share = kernel.bump * over;  // f_k / f
       const Lanes<S> d_mean = share * multiply_add(d_log_f * inverse[k], kernel.tilt, along);
       (Lanes<S>::load(sums) - d_mean).store(sums);
