@@ -52,8 +52,7 @@ Vector<S> log_scales(const ScaleMap& map, const Vector<S>& raw) {
 template <Real S>
 Vector<S> slopes(const ScaleMap& map, const Vector<S>& raw) {
   Vector<S> result = Vector<S>::Ones(raw.size());
-  const Vector<S> log_scale = log_scales(map, raw);
-  map.pull_back(ConstValues<S>(log_scale), Values<S>(result));
+  map.pull_back(ConstValues<S>(raw), Values<S>(result));
   return result;
 }
 
@@ -84,10 +83,11 @@ TEMPLATE_TEST_CASE("scale maps follow their formulas", "[scale_map]", RHEI_TEST_
     for (Index i = 0; i < raw.size(); ++i) {
       const Long want = policy.log_scale(raw[i]);
       worst = std::max(worst, std::abs(Long(got[i]) - want) / (1 + std::abs(want)));
-      worst_slope = std::max(worst_slope, std::abs(Long(slope[i]) - policy.slope(raw[i])));
+      const Long want_slope = policy.slope(raw[i]);  // relative to itself: at the flat ends, too
+      worst_slope = std::max(worst_slope, std::abs(Long(slope[i]) - want_slope) / (1 + std::abs(raw[i])) / want_slope);
     }
     CHECK(static_cast<double>(worst / epsilon) < 8);
-    CHECK(static_cast<double>(worst_slope / epsilon) < 64);
+    CHECK(static_cast<double>(worst_slope / epsilon) < 8);
     // one at a time: the same bits, wherever in a register a value stands
     for (Index i = 0; i < raw.size(); ++i) REQUIRE(log_scales(policy.map, Vector<S>(raw.segment(i, 1)))[0] == got[i]);
   }
@@ -101,16 +101,6 @@ TEST_CASE("slopes of scale maps agree with differences of their values", "[scale
         [&](double h) -> Vector<double> { return log_scales(policy.map, Vector<double>(raw.array() + h)); });
     CHECK(relative_error(slopes(policy.map, raw), numeric) < 1e-8);
   }
-}
-
-// The slope is computed from the log-scale, where the small softplus hides behind the constant.
-TEST_CASE("the slope of softplus is accurate in its tail", "[scale_map]") {
-  Vector<float> raw(3);
-  raw << -8, -9, -10;
-  const ScaleMap map = ScaleMap::softplus(1e-3);
-  const Vector<float> slope = slopes(map, raw);
-  for (Index i = 0; i < raw.size(); ++i)
-    CHECK(double(slope[i]) == Approx(static_cast<double>(policies.back().slope(raw[i]))).epsilon(1e-4));
 }
 
 TEMPLATE_TEST_CASE("clamped log-scales keep their bounds however large the raw value", "[scale_map]",

@@ -142,7 +142,8 @@ class MadeMixture {
         d_log_scale.col(j).array() = d_log_p.array() * r * (u.square() - S(1));
         d_in.col(i) -= d.col(k + j);
       }
-      log_scale_map().pull_back(flat(ConstBatch<S>(log_scale)), flat(d_log_scale));
+      const Batch<S> raw_scale = cache.raw.view().features(3 * k * i + 2 * k, k);
+      log_scale_map().pull_back(flat(ConstBatch<S>(raw_scale)), flat(d_log_scale));
     }
     net_.pullback(z, call.context, cache.net, d_raw, d_z, d_context, gradient ? &gradient->net : nullptr);
     if (d_z) *d_z += d_in;

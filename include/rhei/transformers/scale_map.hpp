@@ -4,9 +4,8 @@
 /// \file
 /// How an unconstrained number becomes the log-scale of an affine map: the named policies of affine transformers.
 ///
-/// An exponential without a bound is the usual reason for divergence, hence the soft clamps. Every policy gives its
-/// derivative from the log-scale alone, so that nothing else need be remembered; at the flat ends of tanh and sigmoid
-/// it is therefore right to a rounding of 1, not of itself.
+/// An exponential without a bound is the usual reason for divergence, hence the soft clamps. Derivatives are computed
+/// from the raw number: at the flat ends of tanh and sigmoid the log-scale has rounded away what they depend on.
 
 #include <array>
 #include <cmath>
@@ -51,12 +50,12 @@ class ScaleMap {
         [&](auto log_scale_of, auto) { elementwise(raw.size(), log_scale_of, log_scale.data(), raw.data()); });
   }
 
-  /// Multiplies each d_log_scale by d log-scale / d raw, given the log-scale.
+  /// Multiplies each d_log_scale by d log-scale / d raw.
   template <Real S>
-  void pull_back(ConstValues<S> log_scale, Values<S> d_log_scale) const {
+  void pull_back(ConstValues<S> raw, Values<S> d_log_scale) const {
     with_policy<S>([&](auto, auto slope_at) {
-      const auto multiply = [slope_at](Lanes<S> d, Lanes<S> s) { return d * slope_at(s); };
-      elementwise(log_scale.size(), multiply, d_log_scale.data(), d_log_scale.data(), log_scale.data());
+      const auto multiply = [slope_at](Lanes<S> d, Lanes<S> r) { return d * slope_at(r); };
+      elementwise(raw.size(), multiply, d_log_scale.data(), d_log_scale.data(), raw.data());
     });
   }
 
@@ -81,7 +80,7 @@ class ScaleMap {
                         "a finite number above 0");
   }
 
-  /// f(r -> log-scale s, s -> ds/dr), both on Lanes<S>.
+  /// f(r -> log-scale s, r -> ds/dr), both on Lanes<S>.
   template <Real S, class F>
   void with_policy(F&& f) const {
     using L = Lanes<S>;
@@ -92,17 +91,24 @@ class ScaleMap {
         return f([](L r) { return r; }, [](L) { return L(S(1)); });
       case Kind::tanh:
         return f([=](L r) { return c * rhei::tanh(inverse_c * r); },
-                 [=](L s) { return S(1) - (inverse_c * s) * (inverse_c * s); });
-      case Kind::softsign:
-        return f([=](L r) { return c * (r / (c + abs(r))); },  // so that the largest numbers do not overflow
-                 [=](L s) { return (S(1) - abs(inverse_c * s)) * (S(1) - abs(inverse_c * s)); });
-      case Kind::sigmoid:  // the slope of the sigmoid is (e^s - c) (1 - (e^s - c))
+                 [=](L r) { return S(4) * logistic_density<S>(S(2) * inverse_c * r); });
+      case Kind::softsign:  // written so that the largest numbers do not overflow
+        return f([=](L r) { return c * (r / (c + abs(r))); },
+                 [=](L r) { return (c / (c + abs(r))) * (c / (c + abs(r))); });
+      case Kind::sigmoid:
         return f([=](L r) { return log(rhei::sigmoid(r + S(2)) + c); },
-                 [=](L s) { return (exp(s) - c) * (S(1) + c - exp(s)) / exp(s); });
-      case Kind::softplus:  // the slope of softplus(r) = e^s - c is sigmoid(r) = 1 - exp(c - e^s)
+                 [=](L r) { return logistic_density<S>(r + S(2)) / (rhei::sigmoid(r + S(2)) + c); });
+      case Kind::softplus:
         return f([=](L r) { return log(rhei::softplus(r) + c); },
-                 [=](L s) { return -expm1_negative(c - exp(s)) / exp(s); });
+                 [=](L r) { return rhei::sigmoid(r) / (rhei::softplus(r) + c); });
     }
+  }
+
+  /// sigmoid(x) (1 - sigmoid(x)), accurate relative to itself.
+  template <Real S>
+  static Lanes<S> logistic_density(Lanes<S> x) {
+    const Lanes<S> e = exp(-abs(x));
+    return e / ((e + S(1)) * (e + S(1)));
   }
 
   static constexpr std::array<std::string_view, 5> kNames{"exponential", "tanh", "softsign", "sigmoid", "softplus"};
