@@ -139,7 +139,7 @@ KL(model || truth), and its standard error:
 
 ## What a log-determinant costs
 
-![Time of one row against the number of features, for every layer and the naive way](images/jacobian_cost.png)
+![Time of one row against the number of features, for nine layers and the naive way](images/jacobian_cost.png)
 
 The figures, and what to choose when: [the cost of log-dets](jacobian_cost.md).
 
@@ -147,7 +147,7 @@ The figures, and what to choose when: [the cost of log-dets](jacobian_cost.md).
 
 ```sh
 cmake --preset demo && cmake --build build/demo --target fit_2d fit_energy bend_grid draw_layers
-docs/toy_table.sh 30 1 build/demo/examples/fit_2d out/toys
+build/demo/examples/fit_2d --all --model nsf --seconds 30 --out out/toys/nsf_s1    # and so for each other model
 build/demo/examples/fit_energy --all --out out/energies
 build/demo/examples/bend_grid --seconds 20 --frames 20 --out out/bend
 build/demo/examples/draw_layers --out out/layers

@@ -16,6 +16,8 @@
 
 #include <chrono>
 #include <rhei/rhei.hpp>
+#include <utility>
+#include <vector>
 
 #include "support/command_line.hpp"
 #include "support/mean.hpp"
@@ -96,8 +98,10 @@ Posterior exact_posterior(const Point& x) {
       kept.push_back(i);
       values.push_back(value);
     }
-  Posterior posterior{cells(kept, Eigen::all), Vector<double>::Map(values.data(), static_cast<Index>(values.size())),
-                      4.0 / (kCells * kCells), 0};
+  const auto count = static_cast<Index>(kept.size());
+  Matrix<double> points(count, 2);
+  for (Index i = 0; i < count; ++i) points.row(i) = cells.row(kept[static_cast<std::size_t>(i)]);
+  Posterior posterior{std::move(points), Vector<double>::Map(values.data(), count), 4.0 / (kCells * kCells), 0};
   posterior.evidence = posterior.density.sum() * posterior.cell;
   posterior.density /= posterior.evidence;
   return posterior;
@@ -239,9 +243,9 @@ void run(const examples::CommonOptions& arguments) {
   rhei::Json observations = rhei::Json::Array{};
   std::vector<examples::Panel> panels;
   for (const Point& x : {Point(0, 0), Point(0.25, -0.5), Point(-0.75, 0.3)}) {
+    const auto start = std::chrono::steady_clock::now();
     // One row of context serves all draws: what the nets' first layers make of it is computed once.
     const Matrix<float> context = x.cast<float>();
-    const auto start = std::chrono::steady_clock::now();
     const Matrix<float> draws = flow.sample(kDraws, rng, context);
     const std::chrono::duration<double, std::micro> taken = std::chrono::steady_clock::now() - start;
     const double each = taken.count() / kDraws, own_kl = divergence(flow, x);

@@ -2,7 +2,7 @@
 #pragma once
 
 /// \file
-/// Everything but the optional integrations, folder by folder: a header includes only from folders above its own.
+/// Everything, folder by folder: a header includes only from folders above its own.
 
 /// \namespace rhei
 /// Flows and all that they are made of: bases, layers, nets, training, files.

@@ -2,7 +2,7 @@
 #pragma once
 
 /// \file
-/// The version of rhei, written here and nowhere else (CMake reads it from these lines).
+/// The version of rhei: CMake reads it from these lines, and .ci/run compares the package recipes with them.
 
 /// Changes with what breaks programs.
 #define RHEI_VERSION_MAJOR 0

@@ -9,6 +9,7 @@
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
@@ -116,18 +117,6 @@ ActNorm<double> affine(double log_scale, double shift) {
   return layer;
 }
 
-/// The text of the std::invalid_argument that f throws; empty if it throws none.
-template <class F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return {};
-}
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
 template <class Node>
 std::string names(const Node& node) {
   std::string all;
@@ -215,17 +204,17 @@ TEST_CASE("compositions describe their parts", "[chain]") {
 TEST_CASE("chains refuse layers that do not fit", "[chain]") {
   Rng rng(1);
   using Any = AnyLayer<float>;
-  const std::string dims = refusal([] { Chain{ActNorm<float>(2), ActNorm<float>(3)}; });
+  const std::string dims = error_text([] { Chain{ActNorm<float>(2), ActNorm<float>(3)}; });
   CHECK(contains(dims, "dimension of layer 1"));
   CHECK(contains(dims, "is 3, expected 2"));
-  const std::string contexts = refusal([&] {
+  const std::string contexts = error_text([&] {
     Chain{Warp<float>(2, 3, rng), ActNorm<float>(2), Warp<float>(2, 4, rng)};
   });
   CHECK(contains(contexts, "context of layer 2"));
   CHECK(contains(contexts, "is 4"));
-  CHECK(contains(refusal([] { Repeat(0, [](int) { return ActNorm<float>(2); }); }), "number of layers is 0"));
-  CHECK(contains(refusal([] { Repeat(-1, [](int) { return ActNorm<float>(2); }); }), "number of layers is 0"));
-  CHECK(contains(refusal([] { Repeat<Any>(std::vector<Any>{}); }), "number of layers is 0"));
+  CHECK(contains(error_text([] { Repeat(0, [](int) { return ActNorm<float>(2); }); }), "number of layers is 0"));
+  CHECK(contains(error_text([] { Repeat(-1, [](int) { return ActNorm<float>(2); }); }), "number of layers is 0"));
+  CHECK(contains(error_text([] { Repeat<Any>(std::vector<Any>{}); }), "number of layers is 0"));
 }
 
 TEST_CASE("a pullback needs an evaluation that kept everything", "[chain]") {
@@ -239,7 +228,7 @@ TEST_CASE("a pullback needs an evaluation that kept everything", "[chain]") {
     const Matrix<double> in = z.topRows(rows), out = x.topRows(rows);
     Matrix<double> d(rows, 2);
     Batch<double> d_z(d);
-    return refusal([&] {
+    return error_text([&] {
       chain.forward_pullback({}, in, out, cache, out, Vector<double>(log_det.head(rows)), &d_z, nullptr, nullptr);
     });
   };
@@ -264,7 +253,8 @@ TEST_CASE("a pullback names the argument of a wrong shape", "[chain]") {
                            Matrix<double> d_context) {
     Batch<double> to_x(d_x), to_context(d_context);
     const Vector<double> d_log_det = Vector<double>::Zero(n);
-    return refusal([&] { chain.inverse_pullback(call, x, out, cache, d_z, d_log_det, &to_x, &to_context, nullptr); });
+    return error_text(
+        [&] { chain.inverse_pullback(call, x, out, cache, d_z, d_log_det, &to_x, &to_context, nullptr); });
   };
   chain.inverse(call, in, out, log_det, cache);
   CHECK(refused(in, out, 4, zeros(4, 2), zeros(1, 3)).empty());
@@ -333,7 +323,7 @@ TEST_CASE("AnyLayer refuses the gradient of another layer", "[chain]") {
   Vector<double> log_det = Vector<double>::Zero(2);
   AnyLayer<double>::Cache cache;
   a.forward({}, z, x, log_det, cache);
-  CHECK(contains(refusal([&] { a.forward_pullback({}, z, x, cache, x, log_det, nullptr, nullptr, &gradient); }),
+  CHECK(contains(error_text([&] { a.forward_pullback({}, z, x, cache, x, log_det, nullptr, nullptr, &gradient); }),
                  "gradient"));
 }
 

@@ -3,7 +3,7 @@
 #include <rhei/core/domain.hpp>
 
 #include "support/catch.hpp"
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;

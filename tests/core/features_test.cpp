@@ -6,7 +6,7 @@
 #include <rhei/core/features.hpp>
 
 #include "support/catch.hpp"
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
 using rhei::detail::Subset;

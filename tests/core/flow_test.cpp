@@ -11,10 +11,12 @@
 #include <rhei/layers/coupling.hpp>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 
 namespace {
 
 using namespace rhei;
+using namespace rhei::testing;
 
 /// A flow away from the identity, over 3 features, with a context of `context_dim` columns.
 template <Real S>
@@ -43,17 +45,6 @@ Matrix<S> normal_rows(Index n, Index cols, std::uint64_t seed) {
   rng.fill_normal(m);
   return m;
 }
-
-std::string error_of(auto&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 static_assert(Distribution<Flow<StandardNormal<float>, ActNorm<float>>>);
 static_assert(std::same_as<decltype(Flow{StandardNormal<float>(1), ActNorm<float>(1)}),
@@ -192,19 +183,19 @@ TEST_CASE("A flow says what it was given and what it wanted", "[flow]") {
   const auto flow = make_flow<float>(2);
   const Matrix<float> x(4, 3), context(4, 2);
   Rng rng(1);
-  CHECK(contains(error_of([&] { (void)flow.log_prob(Matrix<float>(4, 2), context); }),
+  CHECK(contains(error_text([&] { (void)flow.log_prob(Matrix<float>(4, 2), context); }),
                  "Flow::log_prob: the input is 4 x 2 (rows x columns), expected any x 3"));
-  CHECK(contains(error_of([&] { (void)flow.log_prob(x); }), "context is 0 x 0, expected 4 x 2 or 1 x 2"));
-  CHECK(contains(error_of([&] { (void)flow.sample(4, rng, Matrix<float>(3, 2)); }), "context is 3 x 2"));
-  CHECK(contains(error_of([&] { (void)flow.inverse(x, Matrix<float>(4, 1)); }), "Flow::inverse: context is 4 x 1"));
-  CHECK(contains(error_of([] {
+  CHECK(contains(error_text([&] { (void)flow.log_prob(x); }), "context is 0 x 0, expected 4 x 2 or 1 x 2"));
+  CHECK(contains(error_text([&] { (void)flow.sample(4, rng, Matrix<float>(3, 2)); }), "context is 3 x 2"));
+  CHECK(contains(error_text([&] { (void)flow.inverse(x, Matrix<float>(4, 1)); }), "Flow::inverse: context is 4 x 1"));
+  CHECK(contains(error_text([] {
                    (void)Flow{StandardNormal<float>(2), ActNorm<float>(3)};
                  }),
                  "the dimension of the base is 2, expected 3"));
   auto gradient = flow.make_gradient();
   decltype(make_flow<float>(2))::Cache cache;
   CHECK(contains(
-      error_of([&] { flow.mean_negative_log_likelihood(Matrix<float>(0, 3), gradient, cache, Matrix<float>(0, 2)); }),
+      error_text([&] { flow.mean_negative_log_likelihood(Matrix<float>(0, 3), gradient, cache, Matrix<float>(0, 2)); }),
       "the number of rows is 0"));
 }
 

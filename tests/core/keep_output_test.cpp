@@ -19,7 +19,7 @@
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;

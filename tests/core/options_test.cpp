@@ -4,24 +4,12 @@
 #include <string>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 
-namespace {
-
-/// The text of the std::runtime_error that f throws; empty if it throws none.
-template <class F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const std::runtime_error& error) {
-    return error.what();
-  }
-  return {};
-}
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("options hold each kind of value", "[options]") {
   const Options options = Options("layer")
@@ -48,23 +36,24 @@ TEST_CASE("options hold each kind of value", "[options]") {
 
 TEST_CASE("missing entries and other kinds are named", "[options]") {
   const Options options = Options("coupling").set("count", 3);
-  const std::string missing = refusal([&] { (void)options.get<bool>("flag"); });
+  const std::string missing = error_text<std::runtime_error>([&] { (void)options.get<bool>("flag"); });
   CHECK(contains(missing, "'coupling'"));
   CHECK(contains(missing, "'flag' is missing"));
-  const std::string kind = refusal([&] { (void)options.get<double>("count"); });
+  const std::string kind = error_text<std::runtime_error>([&] { (void)options.get<double>("count"); });
   CHECK(contains(kind, "'count' is an integer, expected a number"));
-  CHECK(contains(refusal([] { (void)Options().type(); }), "'type' is missing"));
-  CHECK(contains(refusal([] { (void)Options().set("type", 3).type(); }), "'type'"));
+  CHECK(contains(error_text<std::runtime_error>([] { (void)Options().type(); }), "'type' is missing"));
+  CHECK(contains(error_text<std::runtime_error>([] { (void)Options().set("type", 3).type(); }), "'type'"));
 }
 
 TEST_CASE("sizes are checked", "[options]") {
   const Options options = Options("layer").set("dim", 2).set("negative", -1).set("hidden", Options::Integers{8, 0});
   CHECK(options.get_size("dim") == 2);
   CHECK(options.get_size("dim", 2) == 2);
-  CHECK(contains(refusal([&] { (void)options.get_size("dim", 3); }), "'dim' is 2, expected 3 to "));
-  CHECK(contains(refusal([&] { (void)options.get_size("negative"); }), "'negative' is -1"));
+  CHECK(contains(error_text<std::runtime_error>([&] { (void)options.get_size("dim", 3); }),
+                 "'dim' is 2, expected 3 to "));
+  CHECK(contains(error_text<std::runtime_error>([&] { (void)options.get_size("negative"); }), "'negative' is -1"));
   CHECK(options.get_sizes("hidden") == std::vector<Index>{8, 0});
-  CHECK(contains(refusal([&] { (void)options.get_sizes("hidden", 1); }), "'hidden' is 0"));
+  CHECK(contains(error_text<std::runtime_error>([&] { (void)options.get_sizes("hidden", 1); }), "'hidden' is 0"));
 }
 
 TEST_CASE("a limit holds for the whole tree", "[options]") {
@@ -72,24 +61,27 @@ TEST_CASE("a limit holds for the whole tree", "[options]") {
   options.set("parts", Options::List{Options("a").set("width", 100)});
   const auto inner = [&] { (void)options.get<Options>("inner").get_size("width"); };
   const auto part = [&] { (void)options.get<Options::List>("parts")[0].get_size("width"); };
-  CHECK(refusal(inner).empty());
-  CHECK(refusal(part).empty());
+  CHECK(error_text<std::runtime_error>(inner).empty());
+  CHECK(error_text<std::runtime_error>(part).empty());
   options.limit_sizes(99);
-  CHECK(contains(refusal([&] { (void)options.get_size("dim"); }), "expected 0 to 99"));
-  CHECK(contains(refusal(inner), "'net'"));
-  CHECK(contains(refusal(part), "'a'"));
+  CHECK(contains(error_text<std::runtime_error>([&] { (void)options.get_size("dim"); }), "expected 0 to 99"));
+  CHECK(contains(error_text<std::runtime_error>(inner), "'net'"));
+  CHECK(contains(error_text<std::runtime_error>(part), "'a'"));
 }
 
 TEST_CASE("no tensor is larger than its file", "[options]") {
   Options options("net");
   options.limit_sizes(100);
-  CHECK(refusal([&] { options.check_tensor(10, 10); }).empty());
-  CHECK(refusal([&] { options.check_tensor(1000, 0); }).empty());
-  CHECK(contains(refusal([&] { options.check_tensor(10, 11); }), "10 x 11"));
+  CHECK(error_text<std::runtime_error>([&] { options.check_tensor(10, 10); }).empty());
+  CHECK(error_text<std::runtime_error>([&] { options.check_tensor(1000, 0); }).empty());
+  CHECK(contains(error_text<std::runtime_error>([&] { options.check_tensor(10, 11); }), "10 x 11"));
   const Index huge = Index(1) << 40;  // whose square overflows
-  CHECK(contains(refusal([&] { options.check_tensor(huge, huge); }), "larger than the file"));
-  CHECK(refusal([&] { options.check_tensors({{5, 10}, {0, 1000}, {50, 1}}); }).empty());
-  CHECK(contains(refusal([&] { options.check_tensors({{5, 10}, {51, 1}}); }), "51 x 1"));  // together
+  CHECK(contains(error_text<std::runtime_error>([&] { options.check_tensor(huge, huge); }), "larger than the file"));
+  CHECK(error_text<std::runtime_error>([&] { options.check_tensors({{5, 10}, {0, 1000}, {50, 1}}); }).empty());
+  CHECK(contains(error_text<std::runtime_error>([&] {
+                   options.check_tensors({{5, 10}, {51, 1}});
+                 }),
+                 "51 x 1"));  // together
 }
 
 TEST_CASE("equal options have equal entries", "[options]") {

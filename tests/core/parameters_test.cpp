@@ -5,8 +5,10 @@
 #include <string>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 
 namespace {
 
@@ -83,18 +85,6 @@ std::string describe(Node& node, std::string_view prefix = {}) {
   return out.str();
 }
 
-/// The text of the std::invalid_argument that f throws; empty if it throws none.
-template <class F>
-std::string refusal(F&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return {};
-}
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
 }  // namespace
 
 TEST_CASE("a tree of parameters is walked in order under dotted names", "[parameters]") {
@@ -169,7 +159,7 @@ TEST_CASE("trees that differ are refused by name", "[parameters]") {
   const auto copied_to = [&](auto&& change) {
     Tree<float> to = tree<float>();
     change(to);
-    return refusal([&] { copy_values(from, to); });
+    return error_text([&] { copy_values(from, to); });
   };
   CHECK(copied_to([](auto&) {}).empty());
   CHECK(contains(copied_to([](auto& to) { to.weight.resize(3, 2); }), "'weight'"));
@@ -182,5 +172,5 @@ TEST_CASE("trees that differ are refused by name", "[parameters]") {
   const Leaf<float> leaf{RowVector<float>::Zero(2)};
   const Root longer{leaf, {leaf}};
   Root shorter{leaf, {}};
-  CHECK(contains(refusal([&] { copy_values(longer, shorter); }), "'more.0.bias' has no counterpart"));
+  CHECK(contains(error_text([&] { copy_values(longer, shorter); }), "'more.0.bias' has no counterpart"));
 }

@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "support/chi_square.hpp"
+#include "support/errors.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 using rhei::data::Toy;
 using rhei::data::toy;
 using rhei::data::toys;
@@ -33,17 +35,6 @@ const std::vector<Case>& cases() {
   };
   return all;
 }
-
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 // The densities once more, by brute force from FFJORD's definitions: sums over many nodes, no pruning, no closed forms.
 
@@ -286,7 +277,7 @@ TEST_CASE("toy samplers: shapes, scalars, seeds", "[data][toys]") {
     CHECK(functions[k](0, first).rows() == 0);
     CHECK(functions[k](0, first).cols() == 2);
     CHECK(t.log_density(Matrix<double>(0, 2)).size() == 0);
-    const std::string message = message_of([&] { functions[k](-1, first); });
+    const std::string message = error_text([&] { functions[k](-1, first); });
     CHECK(contains(message, std::string(t.name)));
     CHECK(contains(message, "-1"));
   }
@@ -295,7 +286,7 @@ TEST_CASE("toy samplers: shapes, scalars, seeds", "[data][toys]") {
 TEST_CASE("toy log-densities: bad input", "[data][toys]") {
   for (const Toy& t : toys()) {
     CAPTURE(t.name);
-    CHECK(contains(message_of([&] { (void)t.log_density(Matrix<double>::Zero(4, 3)); }), "4 x 3"));
+    CHECK(contains(error_text([&] { (void)t.log_density(Matrix<double>::Zero(4, 3)); }), "4 x 3"));
     const double nan = std::numeric_limits<double>::quiet_NaN();
     Matrix<double> x(4, 2);
     x << 1, 0.5, nan, 0, 0, nan, 1, 0.5;
@@ -305,7 +296,7 @@ TEST_CASE("toy log-densities: bad input", "[data][toys]") {
     CHECK(log_p[0] == log_p[3]);
     CHECK_FALSE(std::isnan(log_p[0]));
   }
-  const std::string message = message_of([] { (void)toy("moons"); });
+  const std::string message = error_text([] { (void)toy("moons"); });
   CHECK(contains(message, "'moons'"));
   for (const Toy& t : toys()) CHECK(contains(message, std::string(t.name)));
 }

@@ -11,7 +11,7 @@ static_assert(!Reparameterized<GaussianMixture<float>>);
 namespace {
 
 /// Away from the start: unequal weights and scales.
-GaussianMixture<double> some_mixture(Index dim, Index components) {
+GaussianMixture<double> some_gaussian_mixture(Index dim, Index components) {
   Rng rng(19);
   GaussianMixture<double> base(dim, components, rng);
   rng.fill_normal(base.parameters().logits);
@@ -22,7 +22,7 @@ GaussianMixture<double> some_mixture(Index dim, Index components) {
 }
 
 /// log sum_k w_k prod_d N(z_d; mean_kd, scale_kd), as it is written. A long double reaches down to e^-11355.
-const auto formula = [](const auto& base, const LongRow& z) {
+const auto mixture_formula = [](const auto& base, const LongRow& z) {
   const auto& [logits, means, log_scales] = base.parameters();
   long double total_weight = 0, density = 0;
   for (Index k = 0; k < base.components(); ++k) {
@@ -43,24 +43,24 @@ const auto formula = [](const auto& base, const LongRow& z) {
 TEST_CASE("GaussianMixture conforms", "[distribution]") {
   for (const Index dim : {1, 2, 5})
     for (const Index components : {1, 3}) {
-      const auto base = some_mixture(dim, components);
-      check_distribution(base, 1.5 * draw(base, 256, 1), formula);
+      const auto base = some_gaussian_mixture(dim, components);
+      check_distribution(base, 1.5 * draw(base, 256, 1), mixture_formula);
     }
 }
 
 TEST_CASE("GaussianMixture integrates to one and draws what it says", "[distribution]") {
   for (const Index dim : {1, 2})
     for (const Index components : {1, 4})
-      check_mass_and_samples(some_mixture(dim, components), RowVector<double>::Constant(dim, -16),
+      check_mass_and_samples(some_gaussian_mixture(dim, components), RowVector<double>::Constant(dim, -16),
                              RowVector<double>::Constant(dim, 16), 1e-6);
 }
 
 TEST_CASE("GaussianMixture holds where every component underflows", "[distribution]") {
-  const auto base = some_mixture(2, 3);
+  const auto base = some_gaussian_mixture(2, 3);
   Matrix<double> z(9, 2);
   z << 40, 40, -40, 40, 60, 0, 0, -60, 50, -50, 30, 30, 45, -10, -25, 35, 0, 40;
-  check_values(base, z, formula);
-  check_values(base.cast<float>(), z, formula);
+  check_values(base, z, mixture_formula);
+  check_values(base.cast<float>(), z, mixture_formula);
 
   Rng rng(1);
   GaussianMixture<float> narrow(1, 2, rng);
@@ -87,7 +87,7 @@ TEST_CASE("GaussianMixture starts with equal weights and unit scales around draw
 }
 
 TEST_CASE("GaussianMixture with a component of weight zero", "[distribution]") {
-  auto base = some_mixture(2, 3), without = some_mixture(2, 2);
+  auto base = some_gaussian_mixture(2, 3), without = some_gaussian_mixture(2, 2);
   auto& [logits, means, log_scales] = base.parameters();
   logits << 0, 1, -std::numeric_limits<double>::infinity();
   without.parameters().logits = logits.head(2);
@@ -108,7 +108,7 @@ TEST_CASE("GaussianMixture names what is wrong", "[distribution]") {
   CHECK(complaint([&] { GaussianMixture<float>(2, 0, rng); }) ==
         "GaussianMixture: components is 0, expected at least 1");
 
-  const auto base = some_mixture(2, 3);
+  const auto base = some_gaussian_mixture(2, 3);
   GaussianMixture<double>::Cache cache;
   const Matrix<double> z = Matrix<double>::Zero(4, 2);
   CHECK(complaint([&] { base.log_prob_pullback({}, z, cache, Vector<double>(4), nullptr, nullptr, nullptr); }) ==

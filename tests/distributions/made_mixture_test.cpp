@@ -11,7 +11,7 @@ static_assert(!Reparameterized<MadeMixture<float>>);
 namespace {
 
 /// Away from the start: everything depends on everything before it.
-MadeMixture<double> some_mixture(Index dim, Index components, Index context = 0) {
+MadeMixture<double> some_made_mixture(Index dim, Index components, Index context = 0) {
   Rng rng(19);
   MadeMixture<double> base(dim, {.components = components, .net = {{12, 12}, Activation::tanh}, .context_dim = context},
                            rng);
@@ -22,7 +22,7 @@ MadeMixture<double> some_mixture(Index dim, Index components, Index context = 0)
 }
 
 /// The sum over the features of log sum_k w_k N(z_i; mu_k, scale_k), as it is written, with what the net gives.
-const auto formula = [](const auto& base, const LongRow& z) {
+const auto made_mixture_formula = [](const auto& base, const LongRow& z) {
   using S = typename std::decay_t<decltype(base)>::Scalar;
   const Index k = base.components();
   Matrix<S> in = z.template cast<S>(), raw(1, base.net().outputs());
@@ -48,19 +48,19 @@ const auto formula = [](const auto& base, const LongRow& z) {
 TEST_CASE("MadeMixture conforms", "[distribution]") {
   for (const Index dim : {1, 2, 5})
     for (const Index components : {1, 3}) {
-      const auto base = some_mixture(dim, components);
-      check_distribution(base, 1.5 * draw(base, 256, 1), formula);
+      const auto base = some_made_mixture(dim, components);
+      check_distribution(base, 1.5 * draw(base, 256, 1), made_mixture_formula);
     }
 }
 
 TEST_CASE("MadeMixture integrates to one and draws what it says", "[distribution]") {
   for (const Index dim : {1, 2})
-    check_mass_and_samples(some_mixture(dim, 3), RowVector<double>::Constant(dim, -24),
+    check_mass_and_samples(some_made_mixture(dim, 3), RowVector<double>::Constant(dim, -24),
                            RowVector<double>::Constant(dim, 24), 1e-5);
 }
 
 TEST_CASE("the context of a MadeMixture has a gradient", "[distribution]") {
-  const auto base = some_mixture(3, 4, 2);
+  const auto base = some_made_mixture(3, 4, 2);
   Rng rng(4);
   Matrix<double> z(5, 3), context(5, 2), d_context = Matrix<double>::Zero(5, 2);
   rng.fill_normal(z);

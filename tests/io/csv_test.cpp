@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -14,6 +15,7 @@
 #include <vector>
 
 using namespace rhei;
+using namespace rhei::testing;
 using test::has;
 using test::refusal;
 
@@ -21,11 +23,9 @@ namespace {
 
 using Names = std::vector<std::string>;
 
-std::string refusal_of(std::string_view text) {
+std::string csv_refusal(std::string_view text) {
   return refusal([&] { parse_csv(text); });
 }
-
-bool same_bits(double a, double b) { return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b); }
 
 Matrix<double> matrix(std::initializer_list<std::initializer_list<double>> rows) { return Matrix<double>(rows); }
 
@@ -52,7 +52,7 @@ TEST_CASE("CSV in its many dresses", "[io][csv]") {
        }) {
     CAPTURE(detail::in_quotes(text));
     if (has(text, "\" 0.25\"")) {  // blanks inside quotes belong to the field
-      CHECK(has(refusal_of(text), "line 2, column 2: found \" 0.25\""));
+      CHECK(has(csv_refusal(text), "line 2, column 2: found \" 0.25\""));
       continue;
     }
     const Table table = parse_csv(text);
@@ -137,12 +137,12 @@ TEST_CASE("what is not a table of numbers is refused with line and column", "[io
       {"# a b\n1 2\n", "line 2 has 2 fields, expected 3"},
   };
   for (const auto& [text, part] : cases) {
-    CAPTURE(text, part, refusal_of(text));
-    CHECK(has(refusal_of(text), part));
+    CAPTURE(text, part, csv_refusal(text));
+    CHECK(has(csv_refusal(text), part));
   }
-  CHECK(has(refusal_of(std::string_view("1,2\n3\0,4\n", 9)), "found \"3\\x00\""));
+  CHECK(has(csv_refusal(std::string_view("1,2\n3\0,4\n", 9)), "found \"3\\x00\""));
   const std::string essay(1000, 'z');
-  CHECK(refusal_of("1\n" + essay) ==
+  CHECK(csv_refusal("1\n" + essay) ==
         "CSV text: line 2, column 1: found \"" + std::string(40, 'z') + "...\", expected a number");
   CHECK(has(refusal([] { parse_csv("1,2\n3", "moons.csv"); }), "moons.csv: line 2"));
 }
@@ -151,7 +151,7 @@ TEST_CASE("a first line that promises many columns reserves little", "[io][csv]"
   std::string text = "1";
   for (int i = 1; i < 200'000; ++i) text += ",1";
   for (int i = 0; i < 200'000; ++i) text += "\n1";  // 320 GB if it were believed
-  CHECK(has(refusal_of(text), "line 2 has 1 fields, expected 200000"));
+  CHECK(has(csv_refusal(text), "line 2 has 1 fields, expected 200000"));
 }
 
 TEST_CASE("CSV comes back bit for bit", "[io][csv]") {

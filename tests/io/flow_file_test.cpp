@@ -11,10 +11,12 @@
 #include <rhei/layers/permutation.hpp>
 #include <utility>
 
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 using rhei::test::has;
 using rhei::test::refusal;
 using rhei::test::TemporaryFolder;
@@ -43,14 +45,6 @@ auto make_flow(std::uint64_t seed) {
 template <class Model>
 std::string bytes(const Model& model) {
   return format_safetensors(to_safetensors(model));
-}
-
-/// The bits of a matrix, for which a NaN is like any other value.
-template <class Derived>
-std::string bits(const Eigen::PlainObjectBase<Derived>& values) {
-  std::string out;
-  detail::append_bytes(out, values.data(), values.size());
-  return out;
 }
 
 /// A file whose tensors `edit` has changed; one left without a name is dropped.
@@ -113,8 +107,8 @@ TEMPLATE_TEST_CASE("a flow of a known type comes back bit for bit", "[io][flow_f
   rng.fill_normal(x);
   rng.fill_normal(context);
   Rng first(4), second(4);
-  CHECK(bits(other.log_prob(x, context)) == bits(flow.log_prob(x, context)));
-  CHECK(bits(other.sample(9, first, context)) == bits(flow.sample(9, second, context)));
+  CHECK(bits_of(other.log_prob(x, context)) == bits_of(flow.log_prob(x, context)));
+  CHECK(bits_of(other.sample(9, first, context)) == bits_of(flow.sample(9, second, context)));
 }
 
 TEST_CASE("a NaN keeps its payload in a file", "[io][flow_file]") {

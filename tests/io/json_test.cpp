@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -14,16 +15,15 @@
 #include <vector>
 
 using namespace rhei;
+using namespace rhei::testing;
 using test::has;
 using test::refusal;
 
 namespace {
 
-std::string refusal_of(std::string_view text) {
+std::string json_refusal(std::string_view text) {
   return refusal([&] { parse_json(text); });
 }
-
-bool same_bits(double a, double b) { return std::bit_cast<std::uint64_t>(a) == std::bit_cast<std::uint64_t>(b); }
 
 }  // namespace
 
@@ -99,7 +99,7 @@ TEST_CASE("JSON strings, escapes and UTF-8", "[io][json]") {
   for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xff", "\xc3\xc3\xa4"}) {
     CAPTURE(detail::in_quotes(bad));
-    CHECK(refusal_of("\"ab" + std::string(bad) + "\"") == "JSON text: byte 3: not valid UTF-8");
+    CHECK(json_refusal("\"ab" + std::string(bad) + "\"") == "JSON text: byte 3: not valid UTF-8");
     CHECK(has(refusal<std::invalid_argument>([&] { static_cast<void>(Json(bad).text()); }), "expected UTF-8"));
   }
 }
@@ -148,8 +148,8 @@ TEST_CASE("what is not JSON is refused with its place", "[io][json]") {
       {"// a comment\n1", "byte 0: found"},
   };
   for (const auto& [text, part] : cases) {
-    CAPTURE(text, part, refusal_of(text));
-    CHECK(has(refusal_of(text), part));
+    CAPTURE(text, part, json_refusal(text));
+    CHECK(has(json_refusal(text), part));
   }
   CHECK(has(refusal([] { parse_json("?", "arch.json"); }), "arch.json: byte 0"));
 }
@@ -157,11 +157,11 @@ TEST_CASE("what is not JSON is refused with its place", "[io][json]") {
 TEST_CASE("JSON nests to 100 and no deeper", "[io][json]") {
   const auto nested = [](std::size_t depth) { return std::string(depth, '[') + "1" + std::string(depth, ']'); };
   CHECK(parse_json(nested(100)).text() == nested(100));
-  CHECK(has(refusal_of(nested(101)), "byte 101: nested deeper than 100"));
-  CHECK(has(refusal_of(std::string(1'000'000, '[')), "nested deeper"));
+  CHECK(has(json_refusal(nested(101)), "byte 101: nested deeper than 100"));
+  CHECK(has(json_refusal(std::string(1'000'000, '[')), "nested deeper"));
   std::string objects;
   for (int i = 0; i < 1000; ++i) objects += "{\"a\":";
-  CHECK(has(refusal_of(objects), "nested deeper"));
+  CHECK(has(json_refusal(objects), "nested deeper"));
 }
 
 TEST_CASE("JSON accessors name the key, what was found and what was expected", "[io][json]") {

@@ -8,10 +8,12 @@
 #include <utility>
 
 #include "support/allocation_counter.hpp"
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 using rhei::test::has;
 using rhei::test::refusal;
 using rhei::test::survivors;
@@ -131,14 +133,6 @@ std::string bytes(const AnyFlow<S>& flow) {
   return format_safetensors(to_safetensors(flow));
 }
 
-/// The bits of a matrix, for which a NaN is like any other value.
-template <class Derived>
-std::string bits(const Eigen::PlainObjectBase<Derived>& values) {
-  std::string out;
-  detail::append_bytes(out, values.data(), values.size());
-  return out;
-}
-
 /// A small flow whose text has one of everything that the texts below change, and a file of it.
 SafeTensors small_file() {
   Rng rng(8);
@@ -233,8 +227,8 @@ TEMPLATE_TEST_CASE("every layer and base comes back bit for bit from a file alon
     CHECK(bytes(loaded) == bytes(flow));
     CHECK(loaded.options() == flow.options());
     Rng first(4), second(4);
-    CHECK(bits(loaded.log_prob(x, context)) == bits(flow.log_prob(x, context)));
-    CHECK(bits(loaded.sample(9, first, context)) == bits(flow.sample(9, second, context)));
+    CHECK(bits_of(loaded.log_prob(x, context)) == bits_of(flow.log_prob(x, context)));
+    CHECK(bits_of(loaded.sample(9, first, context)) == bits_of(flow.sample(9, second, context)));
     CHECK(flow.log_prob(x, context).array().isFinite().any());
   }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 #include "support/allocation_counter.hpp"
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 using namespace rhei;
+using namespace rhei::testing;
 using test::has;
 using test::refusal;
 
@@ -37,38 +39,8 @@ std::string header(const std::string& type, const std::string& shape, bool colum
          ", }   \n";
 }
 
-template <class T>
-std::string bytes_of(const std::vector<T>& values) {
-  std::string bytes;
-  detail::append_bytes(bytes, values.data(), static_cast<Index>(values.size()));
-  return bytes;
-}
-
-std::string refusal_of(const std::string& file) {
+std::string npy_refusal(const std::string& file) {
   return refusal([&] { parse_npy(file); });
-}
-
-template <class S>
-bool same_bits(const Matrix<S>& a, const Matrix<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
-
-/// Draws of all bits: NaN with payloads, subnormals, infinities.
-template <class S>
-Matrix<S> any_bits(Index rows, Index cols) {
-  Rng rng(11);
-  Matrix<S> m(rows, cols);
-  using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
-  for (Index i = 0; i < m.size(); ++i) m(i) = std::bit_cast<S>(static_cast<Bits>(rng()));
-  if (m.size() >= 5) {
-    m(0) = S(-0.0);
-    m(1) = std::numeric_limits<S>::denorm_min();
-    m(2) = std::numeric_limits<S>::infinity();
-    m(3) = std::bit_cast<S>(static_cast<Bits>(std::bit_cast<Bits>(std::numeric_limits<S>::quiet_NaN()) + 42));
-    m(4) = std::bit_cast<S>(static_cast<Bits>(std::bit_cast<Bits>(std::numeric_limits<S>::infinity()) + 1));  // signals
-  }
-  return m;
 }
 
 }  // namespace
@@ -134,11 +106,11 @@ TEST_CASE("NPY integers are exact or refused", "[io][npy]") {
   constexpr std::int64_t limit = std::int64_t{1} << 53;
   const Matrix<double> edge = parse_npy(npy(header("<i8", "(2,)"), bytes_of<std::int64_t>({limit, -limit})));
   CHECK((edge(0) == 0x1p53 && edge(1) == -0x1p53));
-  CHECK(has(refusal_of(npy(header("<i8", "(2, 2)"), bytes_of<std::int64_t>({1, 2, limit + 1, 3}))),
+  CHECK(has(npy_refusal(npy(header("<i8", "(2, 2)"), bytes_of<std::int64_t>({1, 2, limit + 1, 3}))),
             "row 1, column 0 (from 0): found 9007199254740993, which a double does not hold exactly"));
-  CHECK(has(refusal_of(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({-limit - 1}))), "-9007199254740993"));
-  CHECK(has(refusal_of(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({INT64_MIN}))), "-9223372036854775808"));
-  CHECK(has(refusal_of(npy(header("<u8", "(1,)"), bytes_of<std::uint64_t>({UINT64_MAX}))), "18446744073709551615"));
+  CHECK(has(npy_refusal(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({-limit - 1}))), "-9007199254740993"));
+  CHECK(has(npy_refusal(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({INT64_MIN}))), "-9223372036854775808"));
+  CHECK(has(npy_refusal(npy(header("<u8", "(1,)"), bytes_of<std::uint64_t>({UINT64_MAX}))), "18446744073709551615"));
 }
 
 TEST_CASE("NPY of another type than asked for is not converted", "[io][npy]") {
@@ -151,8 +123,8 @@ TEST_CASE("what is not a readable NPY file is refused with what is wrong", "[io]
   const std::string six = bytes_of<double>({1, 2, 3, 4, 5, 6});
   const auto with = [&](const std::string& text) { return npy(text, six); };
   const auto refused = [](const std::string& file, const char* part) {
-    CAPTURE(part, refusal_of(file));
-    CHECK(has(refusal_of(file), part));
+    CAPTURE(part, npy_refusal(file));
+    CHECK(has(npy_refusal(file), part));
   };
   refused("", "magic word");
   refused("\x93NUMPX", "magic word");
@@ -207,11 +179,11 @@ TEST_CASE("what is not a readable NPY file is refused with what is wrong", "[io]
 
   std::string lie = npy(header("<f8", "(2, 3)"), six, 2);
   lie.replace(8, 4, "\xff\xff\xff\xff");
-  CHECK(has(refusal_of(lie), "expected at least 4294967307: the file is truncated"));
+  CHECK(has(npy_refusal(lie), "expected at least 4294967307: the file is truncated"));
 
   if (test::counts_allocations())  // 4 GiB that are not there
     for (const std::string& file : {lie, with(header("<f8", "(536870912, 1)")), with(header("<f8", "(1, 536870912)"))})
-      CHECK(test::bytes_in([&] { refusal_of(file); }) < 16'384);
+      CHECK(test::bytes_in([&] { npy_refusal(file); }) < 16'384);
 
   test::TemporaryFolder folder;
   const std::string path = folder / "short.npy";

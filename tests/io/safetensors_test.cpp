@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 #include "support/allocation_counter.hpp"
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 #include "support/files.hpp"
 
@@ -17,6 +18,7 @@
 #include <vector>
 
 using namespace rhei;
+using namespace rhei::testing;
 using test::has;
 using test::refusal;
 
@@ -29,13 +31,6 @@ std::string container(const std::string& header, const std::string& data) {
   return file + header + data;
 }
 
-template <class T>
-std::string bytes_of(const std::vector<T>& values) {
-  std::string bytes;
-  detail::append_bytes(bytes, values.data(), static_cast<Index>(values.size()));
-  return bytes;
-}
-
 /// A file with one tensor "t" of one dimension.
 template <class T>
 Tensor tensor_of(const std::string& dtype, const std::vector<T>& values) {
@@ -46,31 +41,8 @@ Tensor tensor_of(const std::string& dtype, const std::vector<T>& values) {
       .at("t");
 }
 
-std::string refusal_of(const std::string& file) {
+std::string safetensors_refusal(const std::string& file) {
   return refusal([&] { parse_safetensors(file); });
-}
-
-template <class A, class B>
-bool same_bits(const A& a, const B& b) {
-  using S = typename A::Scalar;
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.size()) * sizeof(S)) == 0);
-}
-
-/// Draws of all bits: NaN with payloads, subnormals, infinities.
-template <class S>
-Matrix<S> any_bits(Index rows, Index cols) {
-  Rng rng(13);
-  Matrix<S> m(rows, cols);
-  using Bits = std::conditional_t<sizeof(S) == 4, std::uint32_t, std::uint64_t>;
-  for (Index i = 0; i < m.size(); ++i) m(i) = std::bit_cast<S>(static_cast<Bits>(rng()));
-  if (m.size() >= 4) {
-    m(0) = S(-0.0);
-    m(1) = std::numeric_limits<S>::denorm_min();
-    m(2) = std::bit_cast<S>(static_cast<Bits>(std::bit_cast<Bits>(std::numeric_limits<S>::quiet_NaN()) + 42));
-    m(3) = std::bit_cast<S>(static_cast<Bits>(std::bit_cast<Bits>(std::numeric_limits<S>::infinity()) + 1));  // signals
-  }
-  return m;
 }
 
 SafeTensors example() {
@@ -250,8 +222,8 @@ TEST_CASE("what is not a safetensors file is refused with what is wrong", "[io][
                      std::string(size, '\0'));
   };
   const auto refused = [](const std::string& file, const char* part) {
-    CAPTURE(part, refusal_of(file));
-    CHECK(has(refusal_of(file), part));
+    CAPTURE(part, safetensors_refusal(file));
+    CHECK(has(safetensors_refusal(file), part));
   };
   refused("", "has 0 bytes, expected at least the 8");
   refused("1234567", "has 7 bytes");
@@ -310,8 +282,8 @@ TEST_CASE("a header that lies about its length costs nothing", "[io][safetensors
   for (const std::uint64_t length : {std::uint64_t{1} << 32, std::uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 7}) {
     std::string file = container("{}", "");
     std::memcpy(file.data(), &length, 8);
-    CHECK(refusal_of(file) == "safetensors data: the header has a length of " + std::to_string(length) +
-                                  " bytes, expected at most 2 in a file of 10");
+    CHECK(safetensors_refusal(file) == "safetensors data: the header has a length of " + std::to_string(length) +
+                                           " bytes, expected at most 2 in a file of 10");
     write_atomically(path, file);
     CHECK(has(refusal([&] { read_safetensors(path); }), path + ": the header has a length of"));
   }
@@ -334,7 +306,7 @@ TEST_CASE("a lie of 4 GiB in a header allocates nothing of that", "[io][safetens
                                   tensor("[4]", "[4294967296,4294967312]"), tensor("[32768,32768]", "[0,16]")}) {
     CAPTURE(file.substr(8, 80));
     std::string refused;
-    CHECK(test::bytes_in([&] { refused = refusal_of(file); }) < 16'384);
+    CHECK(test::bytes_in([&] { refused = safetensors_refusal(file); }) < 16'384);
     CHECK(has(refused, "expected") != has(refused, "data_offsets say 16"));
   }
 }

@@ -10,27 +10,18 @@
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
 #include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
 
 namespace {
 
-Matrix<double> random_matrix(Index rows, Index cols, Rng& rng) {
-  Matrix<double> matrix(rows, cols);
-  rng.fill_normal(matrix);
-  return matrix;
-}
-
-DenseLinear<double> random_layer(Index dim, Rng& rng) {
+DenseLinear<double> random_dense(Index dim, Rng& rng) {
   DenseLinear<double> layer(dim);
-  layer.parameters().matrix = random_matrix(dim, dim, rng);
+  layer.parameters().matrix = random_matrix<double>(dim, dim, rng);
   rng.fill_normal(layer.parameters().bias);
   return layer;
-}
-
-double worst(const Matrix<double>& a, const Matrix<double>& b) {
-  return (a - b).cwiseAbs().maxCoeff() / std::max(1.0, b.cwiseAbs().maxCoeff());
 }
 
 }  // namespace
@@ -44,16 +35,16 @@ TEST_CASE("DenseLinear agrees with its matrix at every size", "[dense_linear]") 
   for (const Index dim : {1, 2, 3, 7, 8, 9, 16, 17, 31, 40, 65, 150})
     for (const Index rows : {1, 3, 40}) {
       CAPTURE(dim, rows);
-      const auto layer = random_layer(dim, rng);
+      const auto layer = random_dense(dim, rng);
       const auto& [w, bias] = layer.parameters();
       const Eigen::PartialPivLU<Matrix<double>> lu(w);
       const double log_det = lu.matrixLU().diagonal().cwiseAbs().array().log().sum();
       const Matrix<double> inverse = lu.inverse();
       const double condition = inverse.norm() * w.norm();
       CAPTURE(condition);
-      const Matrix<double> x = random_matrix(rows, dim, rng), d_out = random_matrix(rows, dim, rng);
+      const Matrix<double> x = random_matrix<double>(rows, dim, rng), d_out = random_matrix<double>(rows, dim, rng);
       const Matrix<double> z = (x * w.transpose()).rowwise() + bias;
-      const Vector<double> d_log_det = random_matrix(rows, 1, rng);
+      const Vector<double> d_log_det = random_matrix<double>(rows, 1, rng);
 
       DenseLinear<double>::Cache cache;
       Matrix<double> out(rows, dim), d_in(rows, dim);
@@ -61,23 +52,25 @@ TEST_CASE("DenseLinear agrees with its matrix at every size", "[dense_linear]") 
       Vector<double> sum = Vector<double>::Zero(rows);
       auto gradient = layer.make_gradient();
       layer.inverse({}, x, out, sum, cache);
-      CHECK(worst(out, z) < 1e-13);
+      CHECK(worst_error(out, z) < 1e-13);
       CHECK((sum.array() - log_det).abs().maxCoeff() < 1e-13 * condition);
       layer.inverse_pullback({}, x, out, cache, d_out, d_log_det, &wanted, nullptr, &gradient);
-      CHECK(worst(d_in, d_out * w) < 1e-13);
-      CHECK(worst(gradient.matrix, d_out.transpose() * x + d_log_det.sum() * inverse.transpose()) < 1e-13 * condition);
-      CHECK(worst(gradient.bias, d_out.colwise().sum()) < 1e-13);
+      CHECK(worst_error(d_in, d_out * w) < 1e-13);
+      CHECK(worst_error(gradient.matrix, d_out.transpose() * x + d_log_det.sum() * inverse.transpose()) <
+            1e-13 * condition);
+      CHECK(worst_error(gradient.bias, d_out.colwise().sum()) < 1e-13);
 
       sum.setZero();
       set_zero(gradient);
       layer.forward({}, z, out, sum, cache);
-      CHECK(worst(out, x) < 1e-14 * condition);
+      CHECK(worst_error(out, x) < 1e-14 * condition);
       CHECK((sum.array() + log_det).abs().maxCoeff() < 1e-13 * condition);
       layer.forward_pullback({}, z, out, cache, d_out, d_log_det, &wanted, nullptr, &gradient);
       const Matrix<double> d_z = d_out * inverse;
-      CHECK(worst(d_in, d_z) < 1e-14 * condition);
-      CHECK(worst(gradient.matrix, -d_z.transpose() * x - d_log_det.sum() * inverse.transpose()) < 1e-13 * condition);
-      CHECK(worst(gradient.bias, -d_z.colwise().sum()) < 1e-13 * condition);
+      CHECK(worst_error(d_in, d_z) < 1e-14 * condition);
+      CHECK(worst_error(gradient.matrix, -d_z.transpose() * x - d_log_det.sum() * inverse.transpose()) <
+            1e-13 * condition);
+      CHECK(worst_error(gradient.bias, -d_z.colwise().sum()) < 1e-13 * condition);
     }
 }
 
@@ -85,7 +78,7 @@ TEST_CASE("DenseLinear starts as a rotation", "[dense_linear]") {
   Rng rng(2), same(2);
   const DenseLinear<double> layer(30, rng);
   CHECK(layer.parameters().matrix == Rotation<double>::random(30, same).matrix());
-  const Matrix<double> x = random_matrix(10, 30, rng);
+  const Matrix<double> x = random_matrix<double>(10, 30, rng);
   CHECK(inverse_of(layer, x).log_det.cwiseAbs().maxCoeff() < 1e-13);
   CHECK(inverse_of(DenseLinear<double>(30), x).out == x);
   CHECK_THROWS_AS(DenseLinear<float>(0), std::invalid_argument);
@@ -107,8 +100,8 @@ TEST_CASE("DenseLinear of a singular matrix gives NaN and does not throw", "[den
   const Index dim = GENERATE(1, 2, 20), zero = GENERATE(0, 1, 19);
   if (zero >= dim) return;
   CAPTURE(dim, zero);
-  auto layer = random_layer(dim, rng);
-  const Matrix<double> x = random_matrix(4, dim, rng);
+  auto layer = random_dense(dim, rng);
+  const Matrix<double> x = random_matrix<double>(4, dim, rng);
   const auto spoil = GENERATE(0, 1, 2);
   auto& w = layer.parameters().matrix;
   if (spoil == 0) w.col(zero).setZero();
@@ -126,7 +119,7 @@ TEST_CASE("DenseLinear's determinant neither underflows nor overflows", "[dense_
   for (const float scale : {1e-3f, 1e3f}) {
     DenseLinear<float> layer(200, rng);
     layer.parameters().matrix *= scale;
-    const Matrix<float> x = random_matrix(8, 200, rng).cast<float>();
+    const Matrix<float> x = random_matrix<double>(8, 200, rng).cast<float>();
     const auto z = inverse_of(layer, x);
     CHECK(double(z.log_det[0]) == Approx(200 * std::log(double(scale))).epsilon(1e-5));
     CHECK(forward_of(layer, z.out).out.isApprox(x, 1e-4f));

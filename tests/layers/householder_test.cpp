@@ -8,7 +8,9 @@
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
@@ -27,16 +29,6 @@ Matrix<double> dense(const Matrix<double>& vectors) {
   Matrix<double> q = Matrix<double>::Identity(vectors.rows(), vectors.rows());
   for (Index k = 0; k < vectors.cols(); ++k) q *= reflection(vectors.col(k));
   return q;
-}
-
-double worst(const Matrix<double>& a, const Matrix<double>& b) {
-  return (a - b).cwiseAbs().maxCoeff() / std::max(1.0, b.cwiseAbs().maxCoeff());
-}
-
-Matrix<double> random_matrix(Index rows, Index cols, Rng& rng) {
-  Matrix<double> matrix(rows, cols);
-  rng.fill_normal(matrix);
-  return matrix;
 }
 
 }  // namespace
@@ -62,11 +54,11 @@ TEST_CASE("Householder multiplies by its reflections, whichever path a batch tak
       const Matrix<double> q = dense(layer.parameters().vectors);
       for (const Index rows : {1, 3, 7, 8, 12, 13, 100}) {  // one by one below max(8, count / 16)
         CAPTURE(dim, count, rows);
-        const Matrix<double> x = random_matrix(rows, dim, rng);
+        const Matrix<double> x = random_matrix<double>(rows, dim, rng);
         const auto z = inverse_of(layer, x);
-        CHECK(worst(z.out, x * q) < 1e-12);
-        CHECK(worst(forward_of(layer, x).out, x * q.transpose()) < 1e-12);
-        CHECK(worst(forward_of(layer, z.out).out, x) < 1e-12);
+        CHECK(worst_error(z.out, x * q) < 1e-12);
+        CHECK(worst_error(forward_of(layer, x).out, x * q.transpose()) < 1e-12);
+        CHECK(worst_error(forward_of(layer, z.out).out, x) < 1e-12);
         CHECK(z.log_det == Vector<double>::Zero(rows));
         CHECK((z.out.rowwise().norm() - x.rowwise().norm()).cwiseAbs().maxCoeff() < 1e-11);
       }
@@ -82,7 +74,7 @@ TEST_CASE("Householder's gradient is that of its reflections one by one", "[hous
   CAPTURE(dim, count, rows, to_latent);
   const Householder<double> layer(dim, count, rng);
   const Matrix<double>& vectors = layer.parameters().vectors;
-  const Matrix<double> in = random_matrix(rows, dim, rng), d_out = random_matrix(rows, dim, rng);
+  const Matrix<double> in = random_matrix<double>(rows, dim, rng), d_out = random_matrix<double>(rows, dim, rng);
 
   std::vector<Matrix<double>> states{in};
   const auto nth = [&](Index k) { return to_latent ? k : count - 1 - k; };
@@ -108,9 +100,9 @@ TEST_CASE("Householder's gradient is that of its reflections one by one", "[hous
     layer.forward({}, in, out, log_det, cache);
     layer.forward_pullback({}, in, out, cache, d_out, log_det, &wanted, nullptr, &gradient);
   }
-  CHECK(worst(out, states.back()) < 1e-12);
-  CHECK(worst(d_in, g) < 1e-12);
-  CHECK(worst(gradient.vectors, expected) < 1e-11);
+  CHECK(worst_error(out, states.back()) < 1e-12);
+  CHECK(worst_error(d_in, g) < 1e-12);
+  CHECK(worst_error(gradient.vectors, expected) < 1e-11);
   for (Index k = 0; k < count; ++k)  // lengths do not matter
     CHECK(std::abs(gradient.vectors.col(k).dot(vectors.col(k))) < 1e-10 * std::max(1.0, expected.norm()));
 }
@@ -120,7 +112,7 @@ TEST_CASE("Householder's special cases", "[householder]") {
   SECTION("one feature: nothing depends on the vectors, however short") {
     Householder<float> layer(1, 3, rng);
     layer.parameters().vectors(0, 1) = 1e-3f;
-    const Matrix<float> x = random_matrix(300, 1, rng).cast<float>();
+    const Matrix<float> x = random_matrix<double>(300, 1, rng).cast<float>();
     Matrix<float> z(300, 1);
     Vector<float> log_det = Vector<float>::Zero(300);
     Householder<float>::Cache cache;
@@ -138,18 +130,19 @@ TEST_CASE("Householder's special cases", "[householder]") {
   SECTION("the same vector twice is the identity") {
     Householder<double> layer(6, 2, rng);
     layer.parameters().vectors.col(1) = -3 * layer.parameters().vectors.col(0);
-    const Matrix<double> x = random_matrix(20, 6, rng);
+    const Matrix<double> x = random_matrix<double>(20, 6, rng);
     CHECK(inverse_of(layer, x).out.isApprox(x, 1e-13));
   }
   SECTION("a vector of zeros gives NaN and does not throw") {
     Householder<double> layer(3, 2, rng);
     layer.parameters().vectors.col(1).setZero();
-    for (const Index rows : {2, 20}) CHECK(inverse_of(layer, random_matrix(rows, 3, rng)).out.array().isNaN().all());
+    for (const Index rows : {2, 20})
+      CHECK(inverse_of(layer, random_matrix<double>(rows, 3, rng)).out.array().isNaN().all());
   }
   SECTION("long and short vectors in float") {
     for (const float length : {1e-15f, 1e15f}) {
       Householder<float> layer(4, rng);
-      const Matrix<float> x = random_matrix(9, 4, rng).cast<float>();
+      const Matrix<float> x = random_matrix<double>(9, 4, rng).cast<float>();
       const auto before = inverse_of(layer, x).out;
       layer.parameters().vectors *= length;
       CHECK(inverse_of(layer, x).out.isApprox(before, 1e-5f));

@@ -9,7 +9,9 @@
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
@@ -17,7 +19,7 @@ using namespace rhei::testing;
 namespace {
 
 /// A layer away from its start: factors with entries of size 1 / sqrt(D), a diagonal of both signs.
-LuLinear<double> random_layer(Index dim, Rng& rng) {
+LuLinear<double> random_lu(Index dim, Rng& rng) {
   LuLinear<double> layer(dim, rng);
   auto& [lu, log_diagonal, bias] = layer.parameters();
   rng.fill_normal(lu);  // its diagonal, too, which must not matter
@@ -55,16 +57,6 @@ Matrix<double> inverse_matrix(const Matrix<double>& matrix) {
   return Eigen::PartialPivLU<Matrix<double>>(matrix).inverse();
 }
 
-double worst(const Matrix<double>& a, const Matrix<double>& b) {
-  return (a - b).cwiseAbs().maxCoeff() / std::max(1.0, b.cwiseAbs().maxCoeff());
-}
-
-Matrix<double> random_matrix(Index rows, Index cols, Rng& rng) {
-  Matrix<double> matrix(rows, cols);
-  rng.fill_normal(matrix);
-  return matrix;
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("LuLinear conforms", "[layer]", RHEI_TEST_SCALARS) {
@@ -74,17 +66,17 @@ TEMPLATE_TEST_CASE("LuLinear conforms", "[layer]", RHEI_TEST_SCALARS) {
 TEST_CASE("LuLinear agrees with its dense matrix at every size", "[lu_linear]") {
   Rng rng(11);
   for (Index dim = 1; dim <= 70; ++dim) {
-    const auto layer = random_layer(dim, rng);
+    const auto layer = random_lu(dim, rng);
     const Matrix<double> w = dense(layer);
     const double log_det = log_abs_det(w);
     for (const Index rows : {1, 3, 9}) {  // a path each: one row, a few rows, columns
       CAPTURE(dim, rows);
-      const Matrix<double> x = random_matrix(rows, dim, rng);
+      const Matrix<double> x = random_matrix<double>(rows, dim, rng);
       const Matrix<double> z = (x * w.transpose()).rowwise() + layer.parameters().bias;
       const auto inverse = inverse_of(layer, x), forward = forward_of(layer, z);
-      CHECK(worst(inverse.out, z) < 1e-14);
-      CHECK(worst(forward.out, x) < 1e-9);  // the condition number reaches 1e5
-      CHECK(worst(forward.out * w.transpose(), z.rowwise() - layer.parameters().bias) < 1e-12);
+      CHECK(worst_error(inverse.out, z) < 1e-14);
+      CHECK(worst_error(forward.out, x) < 1e-9);  // the condition number reaches 1e5
+      CHECK(worst_error(forward.out * w.transpose(), z.rowwise() - layer.parameters().bias) < 1e-12);
       CHECK((inverse.log_det.array() - log_det).abs().maxCoeff() < 1e-10);
       CHECK((forward.log_det.array() + log_det).abs().maxCoeff() < 1e-10);
     }
@@ -97,10 +89,10 @@ TEST_CASE("LuLinear's pullbacks agree with the dense matrix beyond one block", "
   Rng rng(12);
   const Index dim = GENERATE(17, 40, 70), rows = GENERATE(1, 3, 9, 300);
   CAPTURE(dim, rows);
-  const auto layer = random_layer(dim, rng);
+  const auto layer = random_lu(dim, rng);
   const Matrix<double> w = dense(layer);
-  const Matrix<double> x = random_matrix(rows, dim, rng), weight = random_matrix(rows, dim, rng);
-  const Vector<double> d_log_det = random_matrix(rows, 1, rng);
+  const Matrix<double> x = random_matrix<double>(rows, dim, rng), weight = random_matrix<double>(rows, dim, rng);
+  const Vector<double> d_log_det = random_matrix<double>(rows, 1, rng);
   const Matrix<double> z = inverse_of(layer, x).out;
   const bool to_latent = GENERATE(true, false);
   Matrix<double> out(rows, dim), d_in(rows, dim);
@@ -112,15 +104,15 @@ TEST_CASE("LuLinear's pullbacks agree with the dense matrix beyond one block", "
   if (to_latent) {
     layer.inverse({}, x, out, log_det, cache);
     layer.inverse_pullback({}, x, out, cache, weight, d_log_det, &wanted, nullptr, &gradient);
-    CHECK(worst(d_in, weight * w) < 1e-13);
-    CHECK(worst(gradient.bias, weight.colwise().sum()) < 1e-13);
+    CHECK(worst_error(d_in, weight * w) < 1e-13);
+    CHECK(worst_error(gradient.bias, weight.colwise().sum()) < 1e-13);
     d_w = weight.transpose() * x;
   } else {
     layer.forward({}, z, out, log_det, cache);
     layer.forward_pullback({}, z, out, cache, weight, d_log_det, &wanted, nullptr, &gradient);
     const Matrix<double> d_z = weight * inverse_matrix(w);
-    CHECK(worst(d_in, d_z) < 1e-9);
-    CHECK(worst(gradient.bias, -d_z.colwise().sum()) < 1e-9);
+    CHECK(worst_error(d_in, d_z) < 1e-9);
+    CHECK(worst_error(gradient.bias, -d_z.colwise().sum()) < 1e-9);
     d_w = -d_z.transpose() * out;
   }
   // W = P L U: d_L = P^T d_W U^T below the diagonal, d_U = L^T P^T d_W on it and above
@@ -132,11 +124,11 @@ TEST_CASE("LuLinear's pullbacks agree with the dense matrix beyond one block", "
   Matrix<double> expected = Matrix<double>::Zero(dim, dim);
   expected.triangularView<Eigen::StrictlyLower>() = d_l;
   expected.triangularView<Eigen::StrictlyUpper>() = d_u;
-  CHECK(worst(gradient.lu, expected) < 1e-9);
+  CHECK(worst_error(gradient.lu, expected) < 1e-9);
   CHECK(gradient.lu.diagonal() == Vector<double>::Zero(dim));
   const double d_sum = (to_latent ? 1 : -1) * d_log_det.sum();
   const RowVector<double> d_log = (d_u.diagonal().array() * u.diagonal().array() + d_sum).matrix().transpose();
-  CHECK(worst(gradient.log_diagonal, d_log) < 1e-9);
+  CHECK(worst_error(gradient.log_diagonal, d_log) < 1e-9);
 }
 
 TEST_CASE("LuLinear starts as a random permutation", "[lu_linear]") {
@@ -153,12 +145,12 @@ TEST_CASE("LuLinear takes the factors of a matrix", "[lu_linear]") {
   Rng rng(14);
   for (const Index dim : {1, 2, 3, 8, 33, 70}) {
     CAPTURE(dim);
-    const Matrix<double> w = random_matrix(dim, dim, rng);
+    const Matrix<double> w = random_matrix<double>(dim, dim, rng);
     const auto layer = LuLinear<double>::from_matrix(w);
-    CHECK(worst(dense(layer), w) < 1e-13);
+    CHECK(worst_error(dense(layer), w) < 1e-13);
     const Matrix<double> identity = Matrix<double>::Identity(dim, dim);
     const auto z = inverse_of(layer, identity);
-    CHECK(worst(z.out.transpose(), w) < 1e-13);
+    CHECK(worst_error(z.out.transpose(), w) < 1e-13);
     CHECK(z.log_det[0] == Approx(log_abs_det(w)));
     for (Index j = 0; j < dim; ++j)
       CHECK((layer.parameters().lu.col(j).tail(dim - j - 1).array().abs() <= 1).all());  // partial pivoting
@@ -166,7 +158,7 @@ TEST_CASE("LuLinear takes the factors of a matrix", "[lu_linear]") {
   SECTION("a rotation keeps volumes") {
     Matrix<double> q = Matrix<double>::Identity(20, 20);
     for (int i = 0; i < 20; ++i) {  // a product of reflections
-      const Matrix<double> v = random_matrix(20, 1, rng).normalized();
+      const Matrix<double> v = random_matrix<double>(20, 1, rng).normalized();
       q -= 2 * v * (v.transpose() * q);
     }
     const auto layer = LuLinear<double>::from_matrix(q);
@@ -200,18 +192,18 @@ TEST_CASE("LuLinear inverts ill-conditioned factors as far as they can be", "[lu
   Rng rng(15);
   for (const Index dim : {2, 10, 50}) {
     CAPTURE(dim);
-    auto layer = random_layer(dim, rng);
+    auto layer = random_lu(dim, rng);
     auto& [lu, log_diagonal, bias] = layer.parameters();
     for (Index d = 0; d < dim; ++d) {  // whole rows of U, or its condition would grow exponentially with D
       log_diagonal[d] = std::log(1e10) * (static_cast<double>(d) / static_cast<double>(dim - 1) - 0.5);
       lu.row(d).tail(dim - d - 1) *= std::exp(log_diagonal[d]);
     }
-    const Matrix<double> w = dense(layer), x = random_matrix(9, dim, rng);
+    const Matrix<double> w = dense(layer), x = random_matrix<double>(9, dim, rng);
     const double condition = w.norm() * inverse_matrix(w).norm();
     CAPTURE(condition);
     CHECK(condition > 1e9);
     CHECK(condition < 1e13);
-    CHECK(worst(forward_of(layer, inverse_of(layer, x).out).out, x) <
+    CHECK(worst_error(forward_of(layer, inverse_of(layer, x).out).out, x) <
           10 * condition * std::numeric_limits<double>::epsilon());
   }
 }

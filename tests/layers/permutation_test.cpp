@@ -7,6 +7,7 @@
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
 
 using namespace rhei;

@@ -7,7 +7,9 @@
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
@@ -30,14 +32,6 @@ Planar<S> planar(const RowVector<S>& u, const RowVector<S>& w, S b) {
   layer.parameters().w = w;
   layer.parameters().b[0] = b;
   return layer;
-}
-
-template <class S>
-Matrix<S> normal_batch(Index rows, Index cols, S scale = 1) {
-  Rng rng(17);
-  Matrix<S> batch(rows, cols);
-  rng.fill_normal(batch);
-  return scale * batch;
 }
 
 template <class S>

@@ -7,7 +7,9 @@
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
@@ -21,14 +23,6 @@ Radial<S> radial(Index dim, double raw_alpha, double raw_p) {
   layer.parameters().raw_alpha[0] = static_cast<S>(raw_alpha);
   layer.parameters().raw_p[0] = static_cast<S>(raw_p);
   return layer;
-}
-
-template <class S>
-Matrix<S> normal_batch(Index rows, Index cols, S scale = 1) {
-  Rng rng(17);
-  Matrix<S> batch(rows, cols);
-  rng.fill_normal(batch);
-  return scale * batch;
 }
 
 /// The gradient of the log-determinant has a kink where the latent point is at the centre.

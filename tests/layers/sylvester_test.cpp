@@ -7,20 +7,14 @@
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
 
 namespace {
-
-template <class S>
-Matrix<S> normal_batch(Index rows, Index cols, S scale = 1) {
-  Rng rng(17);
-  Matrix<S> batch(rows, cols);
-  rng.fill_normal(batch);
-  return scale * batch;
-}
 
 /// With every parameter drawn from a normal distribution of the given deviation.
 template <class S>

@@ -11,7 +11,7 @@
 #include <rhei/train/fit.hpp>
 
 #include "support/catch.hpp"
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 #include "support/finite_difference.hpp"
 
 using namespace rhei;

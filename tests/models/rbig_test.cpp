@@ -5,7 +5,7 @@
 
 #include <rhei/models/rbig.hpp>
 
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 #include "support/learning.hpp"
 
 using namespace rhei;

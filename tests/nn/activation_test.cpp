@@ -11,7 +11,7 @@ using namespace rhei;
 
 namespace {
 
-constexpr std::size_t count = activation_names.size();
+constexpr std::size_t activation_count = activation_names.size();
 
 template <class S>
 std::vector<S> grid() {  // without 0, where some have a kink
@@ -51,7 +51,7 @@ double difference(F f, double x, double h) {
 }  // namespace
 
 TEST_CASE("activations have names", "[activation]") {
-  for (std::size_t i = 0; i < count; ++i)
+  for (std::size_t i = 0; i < activation_count; ++i)
     CHECK(to_string(parse_activation(activation_names[i])) == activation_names[i]);
   CHECK(parse_activation("relu") == Activation::relu);
   CHECK(parse_activation("sigmoid") == Activation::sigmoid);
@@ -94,7 +94,7 @@ TEMPLATE_TEST_CASE("activations have the values of their formulas", "[activation
 TEST_CASE("derivatives of activations agree with finite differences", "[activation]") {
   const auto x = grid<double>();
   const double h = 2e-3;  // error h^6 and epsilon / h, and far from the kink at 0
-  for (std::size_t k = 0; k < count; ++k) {
+  for (std::size_t k = 0; k < activation_count; ++k) {
     const auto a = static_cast<Activation>(k);
     INFO(to_string(a));
     const auto first = derivatives(a, 1, x), second = derivatives(a, 2, x);

@@ -9,19 +9,16 @@
 
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
+#include "support/errors.hpp"
+#include "support/evaluation.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 
 static_assert(Net<Mlp<float>> && Net<Mlp<double>> && Net<ResidualMlp<float>> && Net<ResidualMlp<double>>);
 
 namespace {
-
-template <class S>
-Matrix<S> random_matrix(Index rows, Index cols, Rng& rng) {
-  Matrix<S> m(rows, cols);
-  rng.fill_normal(m);
-  return m;
-}
 
 /// A net whose parameters are drawn away from their initialisation.
 template <class N>
@@ -80,14 +77,6 @@ struct Reference {
     output = affine(h, p.final.weight, p.final.bias);
   }
 };
-
-template <class N>
-Matrix<typename N::Scalar> evaluate(const N& net, const Matrix<typename N::Scalar>& input,
-                                    const Matrix<typename N::Scalar>& context, typename N::Cache& cache) {
-  Matrix<typename N::Scalar> output(input.rows(), net.outputs());
-  net.forward(input, context, output, cache);
-  return output;
-}
 
 /// max|a - b| / max(max|b|, 1e-3).
 template <class A, class B>
@@ -175,19 +164,6 @@ void check_gradients(Index n, Index context_rows, Index inputs, Index context_co
     });
   }
 }
-
-/// The message of what `f` throws.
-template <class F>
-std::string message(F f) {
-  try {
-    f();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "nothing was thrown";
-}
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 template <class N>
 std::string names(const N& net) {
@@ -367,9 +343,9 @@ TEMPLATE_TEST_CASE("nets: descriptions", "[net]", Mlp<float>, ResidualMlp<float>
     for (const auto& [key, old] : options.entries())
       if (key != "type") copy.set(key, key == name ? value : old);
     copy.limit_sizes(1000);
-    return message([&] { (void)TestType::from_options(copy); });
+    return error_text<std::exception>([&] { (void)TestType::from_options(copy); });
   };
-  CHECK(altered("outputs", std::int64_t{4}) == "nothing was thrown");
+  CHECK(altered("outputs", std::int64_t{4}).empty());
   CHECK(contains(altered("outputs", std::int64_t{0}), "'outputs' is 0"));
   CHECK(contains(altered("inputs", std::int64_t{-1}), "'inputs' is -1"));
   CHECK(contains(altered("inputs", std::int64_t{900}), "larger than the file"));
@@ -382,7 +358,7 @@ TEMPLATE_TEST_CASE("nets: descriptions", "[net]", Mlp<float>, ResidualMlp<float>
 TEMPLATE_TEST_CASE("nets: bad arguments are refused by name", "[net]", Mlp<double>, ResidualMlp<double>) {
   Rng rng(13);
   const auto build = [&](Index inputs, Index context, Index outputs, std::vector<Index> hidden) {
-    return message([&] { TestType(inputs, context, outputs, {.hidden = hidden}, rng); });
+    return error_text<std::exception>([&] { TestType(inputs, context, outputs, {.hidden = hidden}, rng); });
   };
   CHECK(contains(build(-1, 0, 1, {4}), "inputs is -1"));
   CHECK(contains(build(1, -1, 1, {4}), "context columns is -1"));
@@ -394,23 +370,35 @@ TEMPLATE_TEST_CASE("nets: bad arguments are refused by name", "[net]", Mlp<doubl
   Matrix<double> input(5, 3), context(5, 2), output(5, 4), wrong(5, 1), short_(4, 3);
   input.setZero(), context.setZero();
   const auto forward = [&](Matrix<double>& x, Matrix<double>& c, Matrix<double>& y) {
-    return message([&] { net.forward(x, c, y, cache); });
+    return error_text<std::exception>([&] { net.forward(x, c, y, cache); });
   };
-  CHECK(forward(input, context, output) == "nothing was thrown");
+  CHECK(forward(input, context, output).empty());
   CHECK(contains(forward(wrong, context, output), "the input is 5 x 1"));
   CHECK(contains(forward(input, wrong, output), "context is 5 x 1"));
   CHECK(contains(forward(input, short_, output), "context is 4 x 3"));
   CHECK(contains(forward(input, context, wrong), "the output is 5 x 1"));
   Batch<double> bad(wrong);
-  CHECK(contains(message([&] { net.pullback(input, context, cache, wrong, nullptr, nullptr, nullptr); }), "5 x 1"));
-  CHECK(contains(message([&] { net.pullback(input, context, cache, output, &bad, nullptr, nullptr); }), "d_input"));
-  CHECK(contains(message([&] { net.pullback(input, context, cache, output, nullptr, &bad, nullptr); }), "d_context"));
+  CHECK(contains(
+      error_text<std::exception>([&] { net.pullback(input, context, cache, wrong, nullptr, nullptr, nullptr); }),
+      "5 x 1"));
+  CHECK(
+      contains(error_text<std::exception>([&] { net.pullback(input, context, cache, output, &bad, nullptr, nullptr); }),
+               "d_input"));
+  CHECK(
+      contains(error_text<std::exception>([&] { net.pullback(input, context, cache, output, nullptr, &bad, nullptr); }),
+               "d_context"));
   typename TestType::Cache empty;
-  CHECK(contains(message([&] { net.pullback(input, context, empty, output, nullptr, nullptr, nullptr); }), "cache"));
+  CHECK(contains(
+      error_text<std::exception>([&] { net.pullback(input, context, empty, output, nullptr, nullptr, nullptr); }),
+      "cache"));
 }
 
 TEST_CASE("ResidualMlp: all widths must be equal", "[net][residual_mlp]") {
   Rng rng(14);
-  CHECK(contains(message([&] { ResidualMlp<float>(1, 0, 1, {.hidden = {8, 9}}, rng); }), "hidden width is 9"));
-  CHECK(contains(message([&] { ResidualMlp<float>(1, 0, 1, {.hidden = {}}, rng); }), "hidden widths is 0"));
+  CHECK(contains(error_text<std::exception>([&] {
+                   ResidualMlp<float>(1, 0, 1, {.hidden = {8, 9}}, rng);
+                 }),
+                 "hidden width is 9"));
+  CHECK(contains(error_text<std::exception>([&] { ResidualMlp<float>(1, 0, 1, {.hidden = {}}, rng); }),
+                 "hidden widths is 0"));
 }

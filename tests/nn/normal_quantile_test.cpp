@@ -37,7 +37,7 @@ long double quantile_reference(long double log_p, long double start) {
 }
 
 template <class S, class F>
-S at(F f, S x) {
+S value_at(F f, S x) {
   S y;
   elementwise(1, f, &y, &x);
   return y;
@@ -72,12 +72,12 @@ TEMPLATE_TEST_CASE("the Mills ratio is accurate to a few units in the last place
   double worst = 0;
   for (const double hi : {1.5, 20.0, 1e4})
     for (const S x : numbers<S>(0, hi)) {
-      const S m = at([](Lanes<S> v) { return mills_ratio(v); }, x);
+      const S m = value_at([](Lanes<S> v) { return mills_ratio(v); }, x);
       worst = std::max(worst, ulps(m, mills_reference(x), std::numeric_limits<S>::min()));
     }
   CAPTURE(worst);
   CHECK(worst < 5);
-  CHECK(at([](Lanes<S> v) { return mills_ratio(v); }, std::numeric_limits<S>::infinity()) == 0);
+  CHECK(value_at([](Lanes<S> v) { return mills_ratio(v); }, std::numeric_limits<S>::infinity()) == 0);
 }
 
 TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]", RHEI_TEST_SCALARS) {
@@ -86,13 +86,14 @@ TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]"
   for (const double lo : {-1.0, -30.0, -1e4, -1e9})
     for (const S gap : numbers<S>(0, std::log(0.5) - lo)) {
       const S log_p = static_cast<S>(std::log(0.5)) - gap;
-      const S x = at([](Lanes<S> l) { return normal_upper_quantile(l); }, log_p);
+      const S x = value_at([](Lanes<S> l) { return normal_upper_quantile(l); }, log_p);
       const double error = ulps(x, quantile_reference(log_p, x), S(1));
       if (!(error <= worst)) worst = error;  // a NaN stays
     }
   CAPTURE(worst);
   CHECK(worst < 5);
-  CHECK(double(at([](Lanes<S> l) { return normal_upper_quantile(l); }, S(-1e4))) == Approx(141.3798).epsilon(1e-5));
+  CHECK(double(value_at([](Lanes<S> l) { return normal_upper_quantile(l); }, S(-1e4))) ==
+        Approx(141.3798).epsilon(1e-5));
 }
 
 TEMPLATE_TEST_CASE("the normal quantile is odd, has no jump and knows its limits", "[quantile]", RHEI_TEST_SCALARS) {
@@ -132,7 +133,7 @@ TEMPLATE_TEST_CASE("the normal log odds undo the quantile", "[quantile]", RHEI_T
   for (const double hi : {1.0, 9.0, 1e3})
     for (const S size : numbers<S>(0, hi))
       for (const S z : {size, -size}) {
-        const S odds = at([](Lanes<S> v) { return normal_log_odds(v); }, z);
+        const S odds = value_at([](Lanes<S> v) { return normal_log_odds(v); }, z);
         const long double tail = log_tail_reference(size);
         const long double reference = std::log1p(-std::exp(tail)) - tail;
         const double error = ulps(odds, z < 0 ? -reference : reference, S(1));

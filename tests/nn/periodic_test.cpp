@@ -10,6 +10,7 @@
 
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/evaluation.hpp"
 #include "support/finite_difference.hpp"
 
@@ -36,18 +37,6 @@ P some_net(Index context, Rng& rng, std::vector<Index> circles = {4, 1, 3}, Inde
     tensor *= typename P::Scalar(0.4);
   });
   return net;
-}
-
-template <class N, class S = typename N::Scalar>
-Matrix<S> evaluate(const N& net, const Matrix<S>& input, const Matrix<S>& context, typename N::Cache& cache) {
-  Matrix<S> output(input.rows(), net.outputs());
-  net.forward(input, context, output, cache);
-  return output;
-}
-template <class N, class S = typename N::Scalar>
-Matrix<S> evaluate(const N& net, const Matrix<S>& input, const Matrix<S>& context) {
-  typename N::Cache cache;
-  return evaluate(net, input, context, cache);
 }
 
 }  // namespace

@@ -5,17 +5,12 @@
 
 #include "support/allocation_counter.hpp"
 #include "support/catch.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 
 namespace {
-
-template <class S>
-Matrix<S> random_matrix(Index rows, Index cols, Rng& rng) {
-  Matrix<S> m(rows, cols);
-  rng.fill_normal(m);
-  return m;
-}
 
 /// Whether c agrees with `expected` (found in double) to the rounding of a sum of `depth` products.
 template <class C>

@@ -6,8 +6,10 @@
 #include <rhei/nn/staircase_product.hpp>
 
 #include "support/catch.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
+using namespace rhei::testing;
 
 namespace {
 
@@ -18,13 +20,6 @@ detail::Staircase staircase(Index rows, Index cols, Index steps, Rng& rng) {
     ends.push_back(steps == 0 ? rng.below(rows + 1) : (j * steps / cols + 1) * rows / steps);
   std::sort(ends.begin(), ends.end());
   return {rows, std::move(ends)};
-}
-
-template <class S>
-Matrix<S> random_matrix(Index rows, Index cols, Rng& rng) {
-  Matrix<S> m(rows, cols);
-  rng.fill_normal(m);
-  return m;
 }
 
 /// The largest error of `actual`, in units of the rounding of a sum of `depth` products.

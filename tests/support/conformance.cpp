@@ -17,6 +17,7 @@
 #include <sstream>
 
 #include "support/allocation_counter.hpp"
+#include "support/bits.hpp"
 #include "support/catch.hpp"
 
 namespace rhei::testing {
@@ -165,13 +166,6 @@ std::string text(const Part&... part) {
   stream.precision(std::numeric_limits<double>::max_digits10);
   (stream << ... << part);
   return stream.str();
-}
-
-/// Whether the same bits, NaN included.
-template <Real S>
-bool same_bits(const Matrix<S>& a, const Matrix<S>& b) {
-  return a.rows() == b.rows() && a.cols() == b.cols() &&
-         (a.size() == 0 || std::memcmp(a.data(), b.data(), sizeof(S) * static_cast<std::size_t>(a.size())) == 0);
 }
 
 template <Real S>

@@ -2,10 +2,10 @@
 #pragma once
 
 /// \file
-/// One evaluation of a layer without context, as a test wants it: the output and the log-determinants by value.
+/// One evaluation of a layer without context, or of a net, as a test wants it: by value.
 
 #include <rhei/core/layer.hpp>
-#include <string>
+#include <type_traits>
 
 namespace rhei::testing {
 
@@ -32,15 +32,19 @@ Evaluation<S> inverse_of(const L& layer, const Matrix<S>& x) {
   return result;
 }
 
-/// The text of the exception of type E that `f` throws; empty where it throws none.
-template <class E, class F>
-std::string error_text(F&& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return {};
+/// The outputs of a net.
+template <class N, class S = typename N::Scalar>
+Matrix<S> evaluate(const N& net, const std::type_identity_t<Matrix<S>>& input,
+                   const std::type_identity_t<Matrix<S>>& context, typename N::Cache& cache) {
+  Matrix<S> output(input.rows(), net.outputs());
+  net.forward(input, context, output, cache);
+  return output;
+}
+template <class N, class S = typename N::Scalar>
+Matrix<S> evaluate(const N& net, const std::type_identity_t<Matrix<S>>& input,
+                   const std::type_identity_t<Matrix<S>>& context) {
+  typename N::Cache cache;
+  return evaluate(net, input, context, cache);
 }
 
 }  // namespace rhei::testing

@@ -9,13 +9,15 @@
 #include <rhei/train/fit.hpp>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 
 namespace {
 
 using namespace rhei;
+using namespace rhei::testing;
 
 template <Real S>
-auto small_flow(std::uint64_t seed, Index context_dim = 0) {
+auto fresh_flow(std::uint64_t seed, Index context_dim = 0) {
   Rng rng(seed);
   return Flow{StandardNormal<S>(2),
               Repeat(2,
@@ -49,18 +51,6 @@ std::vector<double> all_parameters(const Flow& flow) {
   return all;
 }
 
-template <class Error = std::invalid_argument>
-std::string error_of(auto&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("fit reaches the entropy of a Gaussian", "[fit]", RHEI_TEST_SCALARS) {
@@ -68,7 +58,7 @@ TEMPLATE_TEST_CASE("fit reaches the entropy of a Gaussian", "[fit]", RHEI_TEST_S
   Rng rng(3);
   const Matrix<S> x = gaussian_rows<S>(4000, rng);
   const Matrix<S> fresh = gaussian_rows<S>(20'000, rng);
-  auto flow = small_flow<S>(1);
+  auto flow = fresh_flow<S>(1);
   const FitReport report = fit(flow, x, {.epochs = 40, .batch_size = 128, .learning_rate = 5e-3}, rng);
   CHECK(report.stop == Stop::epochs);
   CHECK(report.history.size() == 40);
@@ -81,7 +71,7 @@ TEST_CASE("Same seed, same bits; threads change rounding only", "[fit]") {
   const auto run = [](int threads) {
     Rng rng(7);
     const Matrix<double> x = gaussian_rows<double>(1000, rng);
-    auto flow = small_flow<double>(2);
+    auto flow = fresh_flow<double>(2);
     fit(flow, x, {.steps = 40, .batch_size = 100, .threads = threads}, rng);
     return all_parameters(flow);
   };
@@ -98,7 +88,7 @@ TEST_CASE("Same seed, same bits; threads change rounding only", "[fit]") {
 TEST_CASE("The last, smaller batch of an epoch counts", "[fit]") {
   Rng rng(7);
   const Matrix<double> x = gaussian_rows<double>(10, rng);
-  auto flow = small_flow<double>(2);
+  auto flow = fresh_flow<double>(2);
   const auto report = fit(flow, x, {.epochs = 3, .batch_size = 4, .threads = 4}, rng);
   CHECK(report.last().step == 9);
 }
@@ -111,7 +101,7 @@ TEST_CASE("A weight counts as so many rows", "[fit]") {
   Matrix<double> repeated(8, 2);
   repeated << x.row(0), x.row(1), x.row(1), x.row(3), x.row(3), x.row(3), x.row(4), x.row(5);
 
-  auto flow = small_flow<double>(5);
+  auto flow = fresh_flow<double>(5);
   Trainer weighted(flow), plain(flow);
   const Vector<double> scaled = weights * (6.0 / 8.0);  // a mean of 1, as fit makes them
   const auto a = weighted.differentiate({.x = x, .weights = scaled});
@@ -125,7 +115,7 @@ TEST_CASE("The best epoch is restored", "[fit]") {
   Rng rng(8);
   const Matrix<double> x = gaussian_rows<double>(60, rng);  // few rows: it will overfit
   const Matrix<double> validation = gaussian_rows<double>(60, rng);
-  auto flow = small_flow<double>(1);
+  auto flow = fresh_flow<double>(1);
   const auto report = fit(
       flow, FitData<double>{.x = x}, FitData<double>{.x = validation},
       {.epochs = 400, .batch_size = 20, .learning_rate = 2e-2, .schedule = Schedule::constant, .patience = 30}, rng);
@@ -140,18 +130,18 @@ TEST_CASE("The best epoch is restored", "[fit]") {
 TEST_CASE("validation_fraction holds rows out", "[fit]") {
   Rng rng(8);
   const Matrix<float> x = gaussian_rows<float>(100, rng);
-  auto flow = small_flow<float>(1);
+  auto flow = fresh_flow<float>(1);
   const auto report = fit(flow, x, {.epochs = 2, .batch_size = 10, .validation_fraction = 0.25}, rng);
   CHECK(report.last().step == 2 * 8);  // 75 rows
   CHECK(std::isfinite(report.last().validation_loss));
-  CHECK(contains(error_of([&] { fit(flow, x, {.epochs = 1, .validation_fraction = 0.001}, rng); }),
+  CHECK(contains(error_text([&] { fit(flow, x, {.epochs = 1, .validation_fraction = 0.001}, rng); }),
                  "validation_fraction"));
 }
 
 TEST_CASE("fit ends when it is told", "[fit]") {
   Rng rng(8);
   const Matrix<float> x = gaussian_rows<float>(1000, rng);
-  auto flow = small_flow<float>(1);
+  auto flow = fresh_flow<float>(1);
   CHECK(fit(flow, x, {.steps = 5}, rng).last().step == 5);
   const auto timed = fit(flow, x, {.seconds = 0.1}, rng);
   CHECK(timed.stop == Stop::seconds);
@@ -175,7 +165,7 @@ TEST_CASE("fit learns from a callable, with context", "[fit]") {
     }
     return batch;
   };
-  auto flow = small_flow<float>(4, 1);
+  auto flow = fresh_flow<float>(4, 1);
   const auto report = fit(flow, draw, {.steps = 1500, .batch_size = 64, .learning_rate = 1e-2}, rng);
   CHECK(report.history.size() == 15);
   const double entropy = 1 + std::log(2 * std::numbers::pi) + 2 * std::log(0.1);
@@ -184,9 +174,9 @@ TEST_CASE("fit learns from a callable, with context", "[fit]") {
 
 TEST_CASE("fit says what is wrong with its input", "[fit]") {
   Rng rng(1);
-  auto flow = small_flow<float>(1);
+  auto flow = fresh_flow<float>(1);
   Matrix<float> x = gaussian_rows<float>(10, rng);
-  const auto refused = [&](const FitOptions& options) { return error_of([&] { fit(flow, x, options, rng); }); };
+  const auto refused = [&](const FitOptions& options) { return error_text([&] { fit(flow, x, options, rng); }); };
   CHECK(contains(refused({}), "epochs, steps and seconds are all 0"));
   CHECK(contains(refused({.epochs = 1, .batch_size = 0}), "batch_size is 0, expected at least 1"));
   CHECK(contains(refused({.epochs = 1, .learning_rate = -1}), "learning_rate"));
@@ -194,24 +184,24 @@ TEST_CASE("fit says what is wrong with its input", "[fit]") {
   CHECK(contains(refused({.epochs = 1, .threads = 0}), "the number of threads is 0"));
   x(7, 1) = std::numeric_limits<float>::quiet_NaN();
   CHECK(contains(refused({.epochs = 1}), "x is nan at row 7, column 1"));
-  CHECK(contains(error_of([&] { fit(flow, Matrix<float>(0, 2), {.epochs = 1}, rng); }), "number of rows is 0"));
-  CHECK(contains(error_of([&] { fit(flow, Matrix<float>(4, 3), {.epochs = 1}, rng); }), "x is 4 x 3"));
+  CHECK(contains(error_text([&] { fit(flow, Matrix<float>(0, 2), {.epochs = 1}, rng); }), "number of rows is 0"));
+  CHECK(contains(error_text([&] { fit(flow, Matrix<float>(4, 3), {.epochs = 1}, rng); }), "x is 4 x 3"));
   x(7, 1) = 0;
   Vector<float> weights = Vector<float>::Ones(10);
   weights[4] = -1;
-  CHECK(contains(error_of([&] { fit(flow, FitData<float>{.x = x, .weights = weights}, {.epochs = 1}, rng); }),
+  CHECK(contains(error_text([&] { fit(flow, FitData<float>{.x = x, .weights = weights}, {.epochs = 1}, rng); }),
                  "weight of row 4 is -1"));
   const auto broken = [](Index n, Rng&) -> Matrix<float> { return Matrix<float>::Constant(n, 2, NAN); };
-  CHECK(contains(error_of([&] { fit(flow, broken, {.steps = 1}, rng); }), "a drawn batch is nan at row 0, column 0"));
+  CHECK(contains(error_text([&] { fit(flow, broken, {.steps = 1}, rng); }), "a drawn batch is nan at row 0, column 0"));
 }
 
 TEST_CASE("A loss that is not finite names the place and restores the best parameters", "[fit]") {
   Rng rng(1);
-  auto flow = small_flow<float>(1);
+  auto flow = fresh_flow<float>(1);
   const Matrix<float> x = gaussian_rows<float>(64, rng);
   fit(flow, x, {.epochs = 2}, rng);
   const auto good = all_parameters(flow);
-  const std::string text = error_of<std::runtime_error>([&] {
+  const std::string text = error_text<std::runtime_error>([&] {
     fit(flow, x, {.epochs = 50, .learning_rate = 1e30, .schedule = Schedule::constant, .clip_norm = 0}, rng);
   });
   CAPTURE(text);

@@ -154,8 +154,8 @@ TEST_CASE("importance_report of two normal densities", "[importance]") {
 }
 
 TEST_CASE("Importance weights say what is wrong", "[importance]") {
-  CHECK(contains(error_of([] { ImportanceWeighted(NormalTarget<double>{}, 0); }), "k is 0, expected at least 1"));
+  CHECK(contains(error_text([] { ImportanceWeighted(NormalTarget<double>{}, 0); }), "k is 0, expected at least 1"));
   const auto flow = small_flow<double>(8);
   Rng rng(10);
-  CHECK(contains(error_of([&] { importance_report(flow, NormalTarget<double>{}, 1, rng); }), "n is 1"));
+  CHECK(contains(error_text([&] { importance_report(flow, NormalTarget<double>{}, 1, rng); }), "n is 1"));
 }

@@ -11,6 +11,7 @@
 #include <string>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/finite_difference.hpp"
 
 namespace rhei::testing {
@@ -104,17 +105,5 @@ void check_gradient(const Evaluation& seen, const std::vector<Matrix<double>>& e
   }
   CHECK(largest > 1e-3);  // or there was nothing to see
 }
-
-template <class Error = std::invalid_argument>
-std::string error_of(auto&& call) {
-  try {
-    call();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "no error";
-}
-
-inline bool contains(const std::string& text, std::string_view part) { return text.find(part) != std::string::npos; }
 
 }  // namespace rhei::testing

@@ -217,20 +217,20 @@ TEST_CASE("fit_variational says what is wrong", "[reverse_kl]") {
   auto conditional = small_flow<double>(10, 1);
   const ReverseKl objective(NormalTarget<double>{});
   const auto refused = [&](const FitOptions& options) {
-    return error_of([&] { fit_variational(flow, objective, options, rng); });
+    return error_text([&] { fit_variational(flow, objective, options, rng); });
   };
   CHECK(contains(refused({}), "fit_variational: epochs, steps and seconds are all 0"));
   CHECK(contains(refused({.steps = 1, .validation_fraction = 0.1}), "validation_fraction"));
   CHECK(contains(refused({.steps = 1, .patience = 2}), "patience"));
-  CHECK(contains(error_of([&] { fit_variational(conditional, objective, {.steps = 1}, rng); }),
+  CHECK(contains(error_text([&] { fit_variational(conditional, objective, {.steps = 1}, rng); }),
                  "a drawn context is 0 x 0"));
-  CHECK(contains(error_of([&] {
+  CHECK(contains(error_text([&] {
                    fit_variational(conditional, objective, {.steps = 1, .batch_size = 8}, rng,
                                    [](Index n, Rng&) -> Matrix<double> { return Matrix<double>::Zero(n - 1, 1); });
                  }),
                  "a drawn context is 7 x 1"));
   Trainer trainer(flow, objective);
-  CHECK(contains(error_of([&] { trainer.differentiate({.n = 3}); }), "call.rng is null"));
+  CHECK(contains(error_text([&] { trainer.differentiate({.n = 3}); }), "call.rng is null"));
 
   const auto broken = [](ConstBatch<double>, Values<double> log_p, Batch<double> d_x) {
     log_p.setConstant(-std::numeric_limits<double>::infinity());
@@ -238,14 +238,14 @@ TEST_CASE("fit_variational says what is wrong", "[reverse_kl]") {
   };
   const auto before = parameter_list<double>(flow)[2].values.eval();
   const std::string text =
-      error_of<std::runtime_error>([&] { fit_variational(flow, ReverseKl(broken), {.steps = 5}, rng); });
+      error_text<std::runtime_error>([&] { fit_variational(flow, ReverseKl(broken), {.steps = 5}, rng); });
   CAPTURE(text);
   CHECK(contains(text, "fit_variational: the loss is inf"));
   CHECK(contains(text, "first not finite: the log-density of the target"));
   CHECK(parameter_list<double>(flow)[2].values == before);
 
   parameter_list<double>(flow)[2].values.setConstant(std::numeric_limits<double>::quiet_NaN());
-  CHECK(contains(error_of<std::runtime_error>([&] { fit_variational(flow, objective, {.steps = 5}, rng); }),
+  CHECK(contains(error_text<std::runtime_error>([&] { fit_variational(flow, objective, {.steps = 5}, rng); }),
                  "first not finite: layers.0.layers.0 (coupling)"));
 }
 
@@ -265,5 +265,5 @@ TEST_CASE("The path estimator refuses rows that depend on each other", "[reverse
   Trainer total(flow, ReverseKl(NormalTarget<double>{})),
       path(flow, ReverseKl(NormalTarget<double>{}, Estimator::path));
   CHECK(std::isfinite(total.differentiate({.n = 4}, rng).loss));
-  CHECK(contains(error_of([&] { path.differentiate({.n = 4}, rng); }), "Estimator::total"));
+  CHECK(contains(error_text([&] { path.differentiate({.n = 4}, rng); }), "Estimator::total"));
 }

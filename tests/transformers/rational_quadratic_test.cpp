@@ -9,7 +9,7 @@
 #include <rhei/transformers/rational_quadratic.hpp>
 #include <vector>
 
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 #include "support/transformer_checks.hpp"
 
 using namespace rhei;

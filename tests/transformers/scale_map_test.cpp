@@ -9,7 +9,7 @@
 #include <rhei/transformers/scale_map.hpp>
 
 #include "support/catch.hpp"
-#include "support/evaluation.hpp"
+#include "support/errors.hpp"
 #include "support/finite_difference.hpp"
 
 using namespace rhei;

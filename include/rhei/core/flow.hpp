@@ -114,7 +114,9 @@ class Flow {
   // x, z: n x dim(); context: n x context_dim(), or one row for all samples, or nothing where context_dim() is 0.
   // All throw std::invalid_argument for other shapes. A row with a NaN gives NaN in that row and no other.
 
-  /// Latent to data.
+  /// Latent to data: x and log|det dx/dz| (nats) of each row of z, n x dim(). The context is n x context_dim(), or one
+  /// row for all, or nothing where context_dim() is 0.
+  /// \throws std::invalid_argument for other shapes
   [[nodiscard]] Forward forward(In z, In context = Matrix<S>()) const {
     Forward result{Matrix<S>(z.rows(), dim()), Vector<S>::Zero(z.rows())};
     map_chunks("Flow::forward", z, context, result.x, result.log_det,
@@ -122,7 +124,7 @@ class Flow {
     return result;
   }
 
-  /// Data to latent.
+  /// Data to latent: z and log|det dz/dx| (nats) of each row of x, n x dim(); context and errors as with forward().
   [[nodiscard]] Inverse inverse(In x, In context = Matrix<S>()) const {
     Inverse result{Matrix<S>(x.rows(), dim()), Vector<S>::Zero(x.rows())};
     map_chunks("Flow::inverse", x, context, result.z, result.log_det,
@@ -130,14 +132,15 @@ class Flow {
     return result;
   }
 
-  /// log p(x) of each row, in nats.
+  /// log p(x) of each row of x, n x dim(), in nats; context and errors as with forward().
   [[nodiscard]] Vector<S> log_prob(In x, In context = Matrix<S>()) const {
     Vector<S> log_p(x.rows());
     Cache cache;
     log_prob(x, context, log_p, cache);
     return log_p;
   }
-  /// The same into the caller's memory, with the caller's workspace: allocates nothing once the workspace has grown.
+  /// The same into the caller's memory (log_p: n), with the caller's workspace: allocates nothing once the workspace has
+  /// grown.
   void log_prob(In x, In context, Eigen::Ref<Vector<S>> log_p, Cache& cache) const {
     check_input("Flow::log_prob", x, context);
     detail::check_shape("Flow::log_prob", "log_p", log_p.size(), 1, x.rows(), 1);
@@ -147,7 +150,7 @@ class Flow {
     });
   }
 
-  /// n draws (n x dim()), each from the density for its row of the context.
+  /// n draws, n x dim(), each from the density for its row of the context; context and errors as with forward().
   [[nodiscard]] Matrix<S> sample(Index n, Rng& rng, In context = Matrix<S>()) const {
     Matrix<S> x(n, dim());
     Cache cache;

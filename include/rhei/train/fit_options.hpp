@@ -28,7 +28,13 @@ struct FitProgress {
 struct FitState;
 
 /// Why a fit ended.
-enum class Stop { epochs, steps, seconds, patience, callback };
+enum class Stop {
+  epochs,    ///< FitOptions::epochs were done
+  steps,     ///< FitOptions::steps were taken
+  seconds,   ///< FitOptions::seconds had passed
+  patience,  ///< the validation loss had not improved for FitOptions::patience epochs
+  callback   ///< FitOptions::callback returned true
+};
 
 /// What a fit did.
 struct FitReport {

@@ -20,7 +20,10 @@
 namespace rhei {
 
 /// How the gradient of an expectation over a flow's own draws is estimated; both estimators have the same mean.
-enum class Estimator { total, path };
+enum class Estimator {
+  total,  ///< all of the derivative of the integrand
+  path    ///< without the part whose mean is zero; see the file comment
+};
 
 /// The weight of the target's log-density over a run: min(1, start + per_step * t) at step t. Constant 1 unless set;
 /// Rezende & Mohamed 2015 (section 6.1) use {.start = 0.01, .per_step = 1e-4}.

@@ -12,7 +12,7 @@ namespace rhei {
 
 /// How the learning rate changes over a run.
 enum class Schedule {
-  constant,
+  constant,  ///< the initial rate throughout
   cosine  ///< from the initial rate to 0 along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)
 };
 
