@@ -139,8 +139,8 @@ class Flow {
     log_prob(x, context, log_p, cache);
     return log_p;
   }
-  /// The same into the caller's memory (log_p: n), with the caller's workspace: allocates nothing once the workspace has
-  /// grown.
+  /// The same into the caller's memory (log_p: n), with the caller's workspace: allocates nothing once the workspace
+  /// has grown.
   void log_prob(In x, In context, Eigen::Ref<Vector<S>> log_p, Cache& cache) const {
     check_input("Flow::log_prob", x, context);
     detail::check_shape("Flow::log_prob", "log_p", log_p.size(), 1, x.rows(), 1);
