@@ -9,10 +9,12 @@
 /// share of them that the student finds a hundred times less likely than the teacher does is what it has dropped.
 /// Left to itself a student may settle where the teacher's ridges are first met, give one moon too much and lose parts
 /// of the other. Here it begins by maximum likelihood on draws of the teacher, which leaves no mode out; both
-/// directions of an autoregressive flow cost the same, so that an IAF can learn that way, too. Distillation then takes
-/// away what lies between the modes, where the teacher has almost nothing. How far that goes is mostly decided by the
-/// first part: give it some minutes.
+/// directions of an autoregressive flow cost the same, so that an IAF can learn that way, too. Then steps of
+/// distillation and of maximum likelihood take turns: the first take away what the student has where the teacher has
+/// almost nothing (a few draws in a hundred thousand, which make most of the divergence), the second hold the balance
+/// of the modes, of which draws of the student say next to nothing.
 
+#include <chrono>
 #include <rhei/rhei.hpp>
 
 #include "support/command_line.hpp"
@@ -22,8 +24,9 @@
 namespace {
 
 constexpr double kWarm = 0.5;               // part of the student's time
-constexpr double kDistillationRate = 1e-4;  // what the student knows already must not be lost in the first steps
-constexpr Eigen::Index kDistillationBatch = 2048;
+constexpr double kDistillationRate = 3e-4;  // what the student knows already must not be lost in the first steps
+constexpr double kClip = 5;                 // gradients of the worst draws are thousands of times the usual
+constexpr Eigen::Index kDistillationBatch = 8192, kLikelihoodBatch = 2048;
 constexpr Eigen::Index kJudged = 100'000;  // fresh draws over which a divergence is judged
 constexpr Eigen::Index kDrawn = 50'000;    // points in the picture
 constexpr Eigen::Index kGrid = 200;        // cells of a density's picture along each axis
@@ -36,6 +39,37 @@ struct Arguments : examples::CommonOptions {
 template <class P, class Q>
 examples::Mean divergence(const Eigen::MatrixBase<P>& log_p, const Eigen::MatrixBase<Q>& log_q) {
   return examples::mean_of(log_p.template cast<double>() - log_q.template cast<double>());
+}
+
+/// The course of a distillation.
+struct Learnt {
+  std::vector<double> seconds, loss;  // the mean of each hundred steps
+  int steps = 0;
+};
+
+/// Steps of distillation and of maximum likelihood in turn, each with moments of its own.
+template <class Teacher, class Student>
+Learnt distil(const Teacher& teacher, Student& student, double seconds, int threads, rhei::Rng& rng) {
+  rhei::Trainer distillation(student, rhei::Distillation(teacher), {}, threads);
+  rhei::Trainer likelihood(student, {}, threads);
+  Learnt learnt;
+  double sum = 0;
+  int summed = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (double passed = 0; passed < seconds;) {
+    const double rate = kDistillationRate * rhei::schedule_factor(rhei::Schedule::cosine, passed / seconds);
+    sum += distillation.step({.n = kDistillationBatch}, rng, rate, kClip).loss;
+    const Eigen::MatrixXf x = teacher.sample(kLikelihoodBatch, rng);
+    likelihood.step({.x = x}, rng, rate, kClip);
+    passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    ++learnt.steps;
+    if (++summed == 100 || passed >= seconds) {
+      learnt.seconds.push_back(passed);
+      learnt.loss.push_back(sum / summed);
+      sum = summed = 0;
+    }
+  }
+  return learnt;
 }
 
 template <class Flow>
@@ -65,20 +99,19 @@ void run(const Arguments& arguments) {
   const Eigen::MatrixXd x = toy.sample<double>(kJudged, rng);
   const examples::Mean of_teacher = divergence(toy.log_density(x), teacher.log_prob(x.cast<float>()));
 
-  // First maximum likelihood on draws of the teacher, then distillation from where that leads.
-  auto student = rhei::models::iaf<float>(
-      2, {.layers = 8, .net = {.hidden = {128, 128}}, .scale_map = rhei::ScaleMap::tanh(2)}, rng);
+  // First maximum likelihood on draws of the teacher, then both in turn.
+  using Splines = rhei::Autoregressive<rhei::RationalQuadratic<float>>;
+  auto layers = rhei::Repeat(4, [&](int i) {
+    rhei::AutoregressiveOptions<rhei::RationalQuadratic<float>> options;
+    if (i % 2 == 1) options.order = rhei::reversed_order(2);
+    return rhei::Inverted(Splines(2, options, rng));
+  });
+  rhei::Flow student{rhei::StandardNormal<float>(2), std::move(layers), rhei::ActNorm<float>(2)};
   const auto draw_teacher = [&teacher](Eigen::Index n, rhei::Rng& g) { return teacher.sample(n, g); };
   const rhei::FitReport warmed = rhei::fit(
       student, draw_teacher,
       {.seconds = kWarm * arguments.seconds, .batch_size = 512, .threads = arguments.threads, .progress = true}, rng);
-  const rhei::FitReport learnt = rhei::fit_variational(student, rhei::Distillation(teacher),
-                                                       {.seconds = (1 - kWarm) * arguments.seconds,
-                                                        .batch_size = kDistillationBatch,
-                                                        .learning_rate = kDistillationRate,
-                                                        .threads = arguments.threads,
-                                                        .progress = true},
-                                                       rng);
+  const Learnt learnt = distil(teacher, student, (1 - kWarm) * arguments.seconds, arguments.threads, rng);
   const auto drawn = student.sample_and_log_prob(kJudged, rng);
   const examples::Mean of_student = divergence(drawn.log_prob, teacher.log_prob(drawn.x));
   const auto asked = teacher.sample_and_log_prob(kJudged, rng);
@@ -86,12 +119,11 @@ void run(const Arguments& arguments) {
   const double dropped = static_cast<double>(missed) / static_cast<double>(kJudged);
 
   std::printf("%-28s %8s %8s %8s %8s\n", "", "KL", "+-", "steps", "seconds");
-  const auto print = [](const std::string& name, const examples::Mean& d, const rhei::FitReport& report) {
-    std::printf("%-28s %8.4f %8.4f %8lld %8.1f\n", name.c_str(), d.value, d.stderr_,
-                static_cast<long long>(report.last().step), report.last().seconds);
+  const auto print = [](const std::string& name, const examples::Mean& d, long long steps, double seconds) {
+    std::printf("%-28s %8.4f %8.4f %8lld %8.1f\n", name.c_str(), d.value, d.stderr_, steps, seconds);
   };
-  print(arguments.toy + " || teacher", of_teacher, taught);
-  print("student || teacher", of_student, learnt);
+  print(arguments.toy + " || teacher", of_teacher, taught.last().step, taught.last().seconds);
+  print("student || teacher", of_student, learnt.steps, learnt.seconds.back());
   std::printf("before that the student took %lld steps of maximum likelihood in %.1f s\n",
               static_cast<long long>(warmed.last().step), warmed.last().seconds);
   std::printf("the student drops %.2f %% of the teacher's mass\n", 100 * dropped);
@@ -104,8 +136,8 @@ void run(const Arguments& arguments) {
                                       {"teacher_kl_stderr", of_teacher.stderr_},
                                       {"warm_seconds", warmed.last().seconds},
                                       {"warm_steps", warmed.last().step},
-                                      {"student_seconds", learnt.last().seconds},
-                                      {"student_steps", learnt.last().step},
+                                      {"student_seconds", learnt.seconds.back()},
+                                      {"student_steps", learnt.steps},
                                       {"student_teacher_kl", of_student.value},
                                       {"student_teacher_kl_stderr", of_student.stderr_},
                                       {"dropped", dropped}});
@@ -121,12 +153,7 @@ void run(const Arguments& arguments) {
                  map_panel("samples of the student", examples::histogram(samples, range, 100), range, top)},
       .columns = 3}
       .save_png(arguments.out / ("distill_" + arguments.toy + ".png"));
-  examples::Curve training;
-  for (const auto& epoch : learnt.history) {
-    training.x.push_back(warmed.last().seconds + epoch.seconds);
-    training.y.push_back(epoch.train_loss);
-  }
-  training.name = "mean of 100 steps";
+  examples::Curve training{.name = "mean of 100 steps", .x = learnt.seconds, .y = learnt.loss};
   examples::Figure{.title = "KL(student || teacher) in nats",
                    .panels = {{.x = {.label = "seconds"},
                                .y = {.log = true},
