@@ -27,9 +27,9 @@ constexpr double kWarm = 0.5;               // part of the student's time
 constexpr double kDistillationRate = 3e-4;  // what the student knows already must not be lost in the first steps
 constexpr double kClip = 5;                 // gradients of the worst draws are thousands of times the usual
 constexpr Eigen::Index kDistillationBatch = 8192, kLikelihoodBatch = 2048;
-constexpr Eigen::Index kJudged = 100'000;  // fresh draws over which a divergence is judged
-constexpr Eigen::Index kDrawn = 50'000;    // points in the picture
-constexpr Eigen::Index kGrid = 200;        // cells of a density's picture along each axis
+constexpr Eigen::Index kJudged = 1'000'000;  // fresh draws over which a divergence is judged
+constexpr Eigen::Index kDrawn = 50'000;      // points in the picture
+constexpr Eigen::Index kGrid = 200;          // cells of a density's picture along each axis
 
 struct Arguments : examples::CommonOptions {
   std::string toy = "two_moons";

@@ -47,6 +47,15 @@ the gradient norm, which rhei computes in every step, is not computed by the pee
 Gaussianization flow."""
 
 
+def calm_load():
+    """The load average, once the last build or benchmark has died away in it, or after three minutes."""
+    for _ in range(36):
+        if os.getloadavg()[0] <= 0.4:
+            break
+        time.sleep(5)
+    return os.getloadavg()[0]
+
+
 def install(directory, wanted):
     """The environment's Python, and for each peer None or why it is missing."""
     python = directory / "bin" / "python"
@@ -248,7 +257,7 @@ def main():
     for peer, why in missing.items():
         print(f"without {peer}: {why}")
 
-    load = os.getloadavg()[0]
+    load = calm_load()
     unset = [k for k in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE") if k in os.environ]
     print(f"{platform.processor() or platform.machine()}, load average {load:.2f} at the start"
           + (f"; unset for the peers: {', '.join(unset)}" if unset else ""))
