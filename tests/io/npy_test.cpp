@@ -74,7 +74,8 @@ TEST_CASE("NPY is written from any dense expression", "[io][npy]") {
 }
 
 TEST_CASE("NPY of every type, order, version and rank", "[io][npy]") {
-  const Matrix<double> expected = (Matrix<double>(2, 3) << 1, 2, 3, 4, 5, 6).finished();
+  Matrix<double> expected(2, 3);
+  expected << 1, 2, 3, 4, 5, 6;
   const auto check = [&]<class T>(const std::string& type, T) {
     CAPTURE(type);
     const std::string by_rows = bytes_of<T>({1, 2, 3, 4, 5, 6}), by_columns = bytes_of<T>({1, 4, 2, 5, 3, 6});
