@@ -23,7 +23,7 @@
 
 namespace {
 
-constexpr double kWarm = 0.5;               // part of the student's time
+constexpr double kWarm = 0.25;              // part of the student's time
 constexpr double kDistillationRate = 3e-4;  // what the student knows already must not be lost in the first steps
 constexpr double kClip = 5;                 // gradients of the worst draws are thousands of times the usual
 constexpr Eigen::Index kDistillationBatch = 8192, kLikelihoodBatch = 2048;
