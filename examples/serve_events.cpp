@@ -95,7 +95,7 @@ void print_latencies(const std::string& what, const Arguments& arguments, Serve&
   using Clock = std::chrono::steady_clock;
   std::vector<double> microseconds(static_cast<std::size_t>(arguments.events));
   for (int i = 0; i < 1000; ++i) serve(i);  // start-up: buffers grow
-  const std::size_t allocations = rhei::test::allocations_in([&] {
+  const std::size_t allocations = rhei::testing::allocations_in([&] {
     int i = 0;
     for (double& time : microseconds) {
       const auto start = Clock::now();
@@ -143,7 +143,7 @@ void run(const Arguments& arguments) {
   }
   std::printf("%-30s %8s %8s %8s %8s   microseconds an event\n", "", "p50", "p90", "p99", "max");
   for (const Served& one : flows) serve(one, arguments);
-  if (rhei::test::counts_allocations()) std::printf("allocations while serving: 0\n");
+  if (rhei::testing::counts_allocations()) std::printf("allocations while serving: 0\n");
   if (const auto threads = thread_count(); threads > 0) std::printf("threads: %td\n", threads);
 }
 

@@ -428,7 +428,7 @@ TEST_CASE("defects that need another layer or scalar are caught", "[conformance]
   CHECK(caught(not_affine, "affine: log_det"));
   CHECK(caught(check_layer(specimen<float>(Defect::float_inaccurate), {}), "float against double: output"));
   CHECK(caught(check_layer(specimen<float>(Defect::inverse_scaled), {}), "round trip"));
-  if (test::counts_allocations()) CHECK(caught(check_layer(specimen<float>(Defect::allocates), {}), "steady state"));
+  if (testing::counts_allocations()) CHECK(caught(check_layer(specimen<float>(Defect::allocates), {}), "steady state"));
   // an input on a kink, where no callback says so
   CHECK(caught(check_layer(curve<double>(Curve<double>::Kind::leaky), {}), "gradient against finite differences"));
 }

@@ -292,7 +292,7 @@ TEST_CASE("a chain says how well its input came back", "[keep_output]") {
 }
 
 TEST_CASE("with Keep::output memory does not grow with the depth", "[keep_output]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   Rng rng(4);
   const auto taken = [&](int depth, Keep keep) {
     const Repeat layer(depth, [&](int i) { return Chain{coupling<float>(i, 0, rng), ActNorm<float>(dim)}; });
@@ -309,17 +309,17 @@ TEST_CASE("with Keep::output memory does not grow with the depth", "[keep_output
 }
 
 TEST_CASE("nothing is allocated in steady state", "[keep_output]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   Rng rng(5);
   for (const Direction direction : {Direction::forward, Direction::inverse}) {
     Run<float> run(mixture<float>(14, 2, rng), direction, 30);
     run.both(Keep::output);
     run.both(Keep::output);
-    CHECK(test::allocations_in([&] { run.evaluate(Keep::output); }) == 0);
-    const std::size_t of_clearing = test::allocations_in([&] { set_zero(run.gradient); });  // names are built
-    CHECK(test::allocations_in([&] { run.pull(); }) == of_clearing);
+    CHECK(testing::allocations_in([&] { run.evaluate(Keep::output); }) == 0);
+    const std::size_t of_clearing = testing::allocations_in([&] { set_zero(run.gradient); });  // names are built
+    CHECK(testing::allocations_in([&] { run.pull(); }) == of_clearing);
     run.evaluate(Keep::nothing);  // here layers of different types take turns with one cache, too
-    CHECK(test::allocations_in([&] { run.evaluate(Keep::nothing); }) == 0);
+    CHECK(testing::allocations_in([&] { run.evaluate(Keep::nothing); }) == 0);
   }
 }
 

@@ -74,7 +74,7 @@ TEST_CASE("Two moons", "[docs][slow]") {
 }
 
 TEST_CASE("A table of one's own", "[docs]") {
-  rhei::test::TemporaryFolder folder;
+  rhei::testing::TemporaryFolder folder;
   const std::string input = folder / "table.csv", output = folder / "table.safetensors";
   rhei::Rng rng(3);
   rhei::write_csv(input, {rhei::data::pinwheel<double>(500, rng), {"first", "second"}});

@@ -6,7 +6,10 @@
 #include <rhei/models/planar.hpp>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
+
+using rhei::testing::error_text;
 
 TEST_CASE("A NaN stays in its row", "[docs]") {
   rhei::Rng rng(7);
@@ -37,6 +40,6 @@ TEST_CASE("The same flow in double", "[docs]") {
 TEST_CASE("Errors that help", "[docs]") {
   rhei::Rng rng(7);
   const auto flow = rhei::models::planar<float>(2, {.layers = 4}, rng);
-  CHECK(rhei::test::refusal<std::invalid_argument>([&] { (void)flow.log_prob(Eigen::MatrixXf::Zero(10, 3)); }) ==
+  CHECK(error_text<std::invalid_argument>([&] { (void)flow.log_prob(Eigen::MatrixXf::Zero(10, 3)); }) ==
         "Flow::log_prob: the input is 10 x 3 (rows x columns), expected any x 2");
 }

@@ -11,7 +11,11 @@
 #include <rhei/train/fit_variational.hpp>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
+
+using rhei::testing::contains;
+using rhei::testing::error_text;
 
 namespace {
 
@@ -63,7 +67,7 @@ TEST_CASE("Fit with weights", "[docs]") {
 }
 
 TEST_CASE("Checkpoints", "[docs]") {
-  rhei::test::TemporaryFolder folder;
+  rhei::testing::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   auto flow = small_flow(1);
   rhei::Rng rng(7);
@@ -113,10 +117,10 @@ TEST_CASE("What a fit says when it diverges", "[docs]") {
     text = error.what();
   }
   CAPTURE(text);
-  CHECK(rhei::test::has(text, "first not finite"));
+  CHECK(contains(text, "first not finite"));
 
   x(17, 1) = std::numeric_limits<double>::quiet_NaN();
-  text = rhei::test::refusal<std::invalid_argument>([&] { rhei::fit(flow, x, {.epochs = 1}, rng); });
+  text = error_text<std::invalid_argument>([&] { rhei::fit(flow, x, {.epochs = 1}, rng); });
   CAPTURE(text);
-  CHECK(rhei::test::has(text, "17"));
+  CHECK(contains(text, "17"));
 }

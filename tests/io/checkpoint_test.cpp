@@ -17,11 +17,11 @@
 #include <thread>
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 using namespace rhei;
-using test::has;
-using test::refusal;
+using namespace rhei::testing;
 
 namespace {
 
@@ -71,8 +71,8 @@ void check_resumes(auto make, FitOptions options, Index interrupted_after, Train
   const FitReport uninterrupted = train(whole, options, rng);
   const std::uint64_t next = rng();
 
-  const test::TemporaryFolder folder;
-  test::TemporaryFolder owner;
+  const testing::TemporaryFolder folder;
+  testing::TemporaryFolder owner;
   const std::string path = owner / "run.checkpoint";
   struct Interruption {};
   FitOptions first = options;
@@ -208,7 +208,7 @@ TEST_CASE("A run that is killed at any moment goes on from its last good checkpo
 }
 
 TEST_CASE("A checkpoint is a safetensors file that says what it is", "[checkpoint]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   write_checkpoint(path, rows<float>(50));
   const SafeTensors file = read_safetensors(path);
@@ -223,7 +223,7 @@ TEST_CASE("A checkpoint is a safetensors file that says what it is", "[checkpoin
 }
 
 TEST_CASE("checkpoint_to writes as often as it is told, and at the end", "[checkpoint]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   const Matrix<float> x = rows<float>(50);
   auto flow = small_flow<float>();
@@ -240,11 +240,11 @@ TEST_CASE("checkpoint_to writes as often as it is told, and at the end", "[check
        .checkpoint = checkpoint_to(path, 2)},
       rng);
   CHECK(seen == std::vector<Index>{2, 2, 4, 5});
-  CHECK(has(refusal<std::invalid_argument>([&] { (void)checkpoint_to(path, 0); }), "every is 0"));
+  CHECK(contains(error_text<std::invalid_argument>([&] { (void)checkpoint_to(path, 0); }), "every is 0"));
 }
 
 TEST_CASE("A run may be given more epochs", "[checkpoint]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   const Matrix<float> x = rows<float>(50);
   write_checkpoint(path, x);
@@ -256,7 +256,7 @@ TEST_CASE("A run may be given more epochs", "[checkpoint]") {
 }
 
 TEST_CASE("What does not fit a checkpoint is refused by name and changes nothing", "[checkpoint]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   const Matrix<float> x = rows<float>(50);
   write_checkpoint(path, x);
@@ -265,7 +265,7 @@ TEST_CASE("What does not fit a checkpoint is refused by name and changes nothing
     flow.initialize(data);
     const std::string before = bits(flow);
     Rng rng(3);
-    const std::string text = refusal([&] {
+    const std::string text = error_text<std::runtime_error>([&] {
       fit(flow, data,
           {.epochs = 4,
            .batch_size = batch_size,
@@ -276,29 +276,34 @@ TEST_CASE("What does not fit a checkpoint is refused by name and changes nothing
     CHECK(bits(flow) == before);
     return text;
   };
-  CHECK(has(refused(small_flow<float>(3), x, 16, 0), "has 2 entries, expected 3"));
-  CHECK(has(refused(small_flow<float>(), x, 32, 0), "batch_size is \"16\", expected \"32\""));
-  CHECK(has(refused(small_flow<double>(), Matrix<double>(x.cast<double>()), 16, 0), "is of type F32, expected F64"));
-  CHECK(has(refused(small_flow<float>(), rows<float>(60), 16, 0), "the number of rows is \"50\", expected \"60\""));
+  CHECK(contains(refused(small_flow<float>(3), x, 16, 0), "has 2 entries, expected 3"));
+  CHECK(contains(refused(small_flow<float>(), x, 32, 0), "batch_size is \"16\", expected \"32\""));
+  CHECK(
+      contains(refused(small_flow<double>(), Matrix<double>(x.cast<double>()), 16, 0), "is of type F32, expected F64"));
+  CHECK(
+      contains(refused(small_flow<float>(), rows<float>(60), 16, 0), "the number of rows is \"50\", expected \"60\""));
   Matrix<float> other = x;
   other(49, 1) = std::nextafter(other(49, 1), 10.0f);
-  CHECK(has(refused(small_flow<float>(), other, 16, 0), "the checksum of the training rows"));
-  CHECK(has(refused(small_flow<float>(), x, 16, 0.2), "the number of rows is \"50\", expected \"40\""));
+  CHECK(contains(refused(small_flow<float>(), other, 16, 0), "the checksum of the training rows"));
+  CHECK(contains(refused(small_flow<float>(), x, 16, 0.2), "the number of rows is \"50\", expected \"40\""));
   {
     auto flow = small_flow<float>();
     Rng rng(3);
     const FitOptions options{.epochs = 4, .batch_size = 16, .resume = resume_from(path)};
-    CHECK(has(refusal([&] { fit_variational(flow, ReverseKl(data::energy("u1")), options, rng); }),
-              "objective is \"maximum_likelihood\", expected \"reverse_kl\""));
+    CHECK(contains(
+        error_text<std::runtime_error>([&] { fit_variational(flow, ReverseKl(data::energy("u1")), options, rng); }),
+        "objective is \"maximum_likelihood\", expected \"reverse_kl\""));
     const FitOptions absent{.epochs = 4, .resume = resume_from(path + ".absent")};
-    CHECK(has(refusal([&] { fit(flow, x, absent, rng); }), "run.checkpoint.absent: cannot be opened"));
+    CHECK(contains(error_text<std::runtime_error>([&] { fit(flow, x, absent, rng); }),
+                   "run.checkpoint.absent: cannot be opened"));
     save(flow, path);
-    CHECK(has(refusal([&] { fit(flow, x, options, rng); }), "format is \"rhei\", expected \"rhei checkpoint\""));
+    CHECK(contains(error_text<std::runtime_error>([&] { fit(flow, x, options, rng); }),
+                   "format is \"rhei\", expected \"rhei checkpoint\""));
   }
 }
 
 TEST_CASE("A damaged checkpoint is refused", "[checkpoint]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "run.checkpoint";
   const Matrix<float> x = rows<float>(50);
   write_checkpoint(path, x);
@@ -318,30 +323,31 @@ TEST_CASE("A damaged checkpoint is refused", "[checkpoint]") {
     flow.initialize(x);
     const std::string before = bits(flow);
     Rng rng(3);
-    const std::string text =
-        refusal([&] { fit(flow, x, {.epochs = 4, .batch_size = 16, .resume = resume_from(path)}, rng); });
+    const std::string text = error_text<std::runtime_error>(
+        [&] { fit(flow, x, {.epochs = 4, .batch_size = 16, .resume = resume_from(path)}, rng); });
     CHECK(bits(flow) == before);
     return text;
   };
-  CHECK(has(refused(with(integers("generator", {0, 0, 0, 0}))), "its generator is all zero"));
+  CHECK(contains(refused(with(integers("generator", {0, 0, 0, 0}))), "its generator is all zero"));
   std::vector<std::int64_t> order = good.at("order_of_rows").to_int64();
   order[7] = order[8];
-  CHECK(has(refused(with(integers("order_of_rows", order))), "its order of rows is not a permutation"));
+  CHECK(contains(refused(with(integers("order_of_rows", order))), "its order of rows is not a permutation"));
   order[7] = 1'000'000;
-  CHECK(has(refused(with(integers("order_of_rows", order))), "its order of rows is not a permutation"));
-  CHECK(has(refused(with(integers("adam.steps", {9}))), "its steps are not those of the optimizer"));
-  CHECK(has(refused(with(integers("best_epoch", {3}))), "its best epoch has not been"));
+  CHECK(contains(refused(with(integers("order_of_rows", order))), "its order of rows is not a permutation"));
+  CHECK(contains(refused(with(integers("adam.steps", {9}))), "its steps are not those of the optimizer"));
+  CHECK(contains(refused(with(integers("best_epoch", {3}))), "its best epoch has not been"));
   Matrix<double> history = good.at("history").to_matrix<double>();
   history(1, 0) = 1;
-  CHECK(has(refused(with(Tensor::from_matrix("history", history))), "its last epoch is not the number of epochs"));
+  CHECK(contains(refused(with(Tensor::from_matrix("history", history))), "its last epoch is not the number of epochs"));
   history(1, 0) = 2.5;
-  CHECK(has(refused(with(Tensor::from_matrix("history", history))), "tensor 'history' holds 2.5"));
-  CHECK(has(refused(with(integers("generator", {1, 2, 3}))), "tensor 'generator' has the shape [3], expected [4]"));
+  CHECK(contains(refused(with(Tensor::from_matrix("history", history))), "tensor 'history' holds 2.5"));
+  CHECK(
+      contains(refused(with(integers("generator", {1, 2, 3}))), "tensor 'generator' has the shape [3], expected [4]"));
 
   const std::string bytes = format_safetensors(good);
   auto flow = small_flow<float>();
   Rng rng(3);
-  test::survivors(bytes, 300, [&](const std::string& text) {
+  testing::survivors(bytes, 300, [&](const std::string& text) {
     fit(flow, x,
         {.epochs = 2, .batch_size = 16, .resume = [&](FitState& state) { restore(state, parse_safetensors(text)); }},
         rng);

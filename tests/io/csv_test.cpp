@@ -2,6 +2,7 @@
 
 #include "support/bits.hpp"
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 #include <bit>
@@ -16,15 +17,13 @@
 
 using namespace rhei;
 using namespace rhei::testing;
-using test::has;
-using test::refusal;
 
 namespace {
 
 using Names = std::vector<std::string>;
 
 std::string csv_refusal(std::string_view text) {
-  return refusal([&] { parse_csv(text); });
+  return error_text<std::runtime_error>([&] { parse_csv(text); });
 }
 
 Matrix<double> matrix(std::initializer_list<std::initializer_list<double>> rows) { return Matrix<double>(rows); }
@@ -51,8 +50,8 @@ TEST_CASE("CSV in its many dresses", "[io][csv]") {
            "1.,-2.50\n300.000,00.25\n",
        }) {
     CAPTURE(detail::in_quotes(text));
-    if (has(text, "\" 0.25\"")) {  // blanks inside quotes belong to the field
-      CHECK(has(csv_refusal(text), "line 2, column 2: found \" 0.25\""));
+    if (contains(text, "\" 0.25\"")) {  // blanks inside quotes belong to the field
+      CHECK(contains(csv_refusal(text), "line 2, column 2: found \" 0.25\""));
       continue;
     }
     const Table table = parse_csv(text);
@@ -138,20 +137,20 @@ TEST_CASE("what is not a table of numbers is refused with line and column", "[io
   };
   for (const auto& [text, part] : cases) {
     CAPTURE(text, part, csv_refusal(text));
-    CHECK(has(csv_refusal(text), part));
+    CHECK(contains(csv_refusal(text), part));
   }
-  CHECK(has(csv_refusal(std::string_view("1,2\n3\0,4\n", 9)), "found \"3\\x00\""));
+  CHECK(contains(csv_refusal(std::string_view("1,2\n3\0,4\n", 9)), "found \"3\\x00\""));
   const std::string essay(1000, 'z');
   CHECK(csv_refusal("1\n" + essay) ==
         "CSV text: line 2, column 1: found \"" + std::string(40, 'z') + "...\", expected a number");
-  CHECK(has(refusal([] { parse_csv("1,2\n3", "moons.csv"); }), "moons.csv: line 2"));
+  CHECK(contains(error_text<std::runtime_error>([] { parse_csv("1,2\n3", "moons.csv"); }), "moons.csv: line 2"));
 }
 
 TEST_CASE("a first line that promises many columns reserves little", "[io][csv]") {
   std::string text = "1";
   for (int i = 1; i < 200'000; ++i) text += ",1";
   for (int i = 0; i < 200'000; ++i) text += "\n1";  // 320 GB if it were believed
-  CHECK(has(csv_refusal(text), "line 2 has 1 fields, expected 200000"));
+  CHECK(contains(csv_refusal(text), "line 2 has 1 fields, expected 200000"));
 }
 
 TEST_CASE("CSV comes back bit for bit", "[io][csv]") {
@@ -166,7 +165,7 @@ TEST_CASE("CSV comes back bit for bit", "[io][csv]") {
   table.values.row(0) << -0.0, 5e-324, std::numeric_limits<double>::max();
   table.values.row(1) << HUGE_VAL, -HUGE_VAL, 2.2250738585072009e-308;
 
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "table.csv";
   write_csv(path, table);
   const Table back = read_csv(path);
@@ -181,7 +180,8 @@ TEST_CASE("CSV comes back bit for bit", "[io][csv]") {
   CHECK(std::isnan(parse_csv(format_csv(table)).values(7, 1)));
 
   write_atomically(path, "x,y\n1,2\n3,four\n");
-  CHECK(refusal([&] { read_csv(path); }) == path + ": line 3, column 2 (\"y\"): found \"four\", expected a number");
+  CHECK(error_text<std::runtime_error>([&] { read_csv(path); }) ==
+        path + ": line 3, column 2 (\"y\"): found \"four\", expected a number");
 }
 
 TEST_CASE("names come back whatever they hold", "[io][csv]") {
@@ -197,20 +197,20 @@ TEST_CASE("names come back whatever they hold", "[io][csv]") {
 }
 
 TEST_CASE("a table that would not come back is not written", "[io][csv]") {
-  const auto text = [](const Table& table) { return refusal<std::invalid_argument>([&] { format_csv(table); }); };
-  CHECK(has(text({matrix({{1, 2}}), {"a"}}), "names are 1, expected one for each of the 2 columns"));
-  CHECK(has(text({matrix({{1, 2}}), {"1", "2"}}), "names begin with \"1\" and are all numbers"));
-  CHECK(has(text({matrix({{1, 2}}), {"nan", ""}}), "would be read as a row"));
-  CHECK(has(text({matrix({{1, 2}}), {"1e999", "2"}}), "would be read as a row"));
-  CHECK(has(text({Matrix<double>(0, 3), {}}), "table is 0 x 3 with 0 names"));
-  CHECK(has(text({Matrix<double>(3, 0), {}}), "table is 3 x 0"));
+  const auto text = [](const Table& table) { return error_text<std::invalid_argument>([&] { format_csv(table); }); };
+  CHECK(contains(text({matrix({{1, 2}}), {"a"}}), "names are 1, expected one for each of the 2 columns"));
+  CHECK(contains(text({matrix({{1, 2}}), {"1", "2"}}), "names begin with \"1\" and are all numbers"));
+  CHECK(contains(text({matrix({{1, 2}}), {"nan", ""}}), "would be read as a row"));
+  CHECK(contains(text({matrix({{1, 2}}), {"1e999", "2"}}), "would be read as a row"));
+  CHECK(contains(text({Matrix<double>(0, 3), {}}), "table is 0 x 3 with 0 names"));
+  CHECK(contains(text({Matrix<double>(3, 0), {}}), "table is 3 x 0"));
 }
 
 TEST_CASE("mutated CSV is read or refused", "[io][csv]") {
   for (const std::string valid : {"x,\"y, z\",w\r\n1.5,-2e3,nan\r\n\"4\", 5 ,+6\r\n7,8,9\r\n", "1 2 3\n4  5 6\n 7 8 9",
                                   "\xef\xbb\xbf"
                                   "a;b\n1;2\n3;4\n"}) {
-    const int taken = test::survivors(valid, 5'000, [](const std::string& text) {
+    const int taken = testing::survivors(valid, 5'000, [](const std::string& text) {
       const Table table = parse_csv(text);
       if (table.values.cols() < 1) FAIL("no columns from " << text);
     });

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 #include <dirent.h>
@@ -16,8 +17,7 @@
 #include <vector>
 
 using namespace rhei;
-using test::has;
-using test::refusal;
+using namespace rhei::testing;
 
 namespace {
 
@@ -34,7 +34,7 @@ std::vector<std::string> names_in(const std::string& folder) {
 }  // namespace
 
 TEST_CASE("files come back byte for byte", "[io][file]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "bytes";
   std::string bytes;
   for (int i = 0; i < 100'000; ++i) bytes += static_cast<char>(i + i / 256);
@@ -45,7 +45,7 @@ TEST_CASE("files come back byte for byte", "[io][file]") {
 }
 
 TEST_CASE("a file whose size is not known is read to its end", "[io][file]") {
-  CHECK(has(read_file("/proc/self/status"), "Pid:"));
+  CHECK(contains(read_file("/proc/self/status"), "Pid:"));
   int ends[2];
   REQUIRE(::pipe(ends) == 0);
   const std::string sent(300'000, 'x');
@@ -65,18 +65,22 @@ TEST_CASE("a file whose size is not known is read to its end", "[io][file]") {
 }
 
 TEST_CASE("what is not a readable file is refused with path and reason", "[io][file]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string absent = folder / "absent";
-  CHECK(refusal([&] { read_file(absent); }) == absent + ": cannot be opened: No such file or directory");
-  CHECK(refusal([&] { read_file(folder.name()); }) == folder.name() + ": is a directory, expected a file");
+  CHECK(error_text<std::runtime_error>([&] { read_file(absent); }) ==
+        absent + ": cannot be opened: No such file or directory");
+  CHECK(error_text<std::runtime_error>([&] { read_file(folder.name()); }) ==
+        folder.name() + ": is a directory, expected a file");
 }
 
 TEST_CASE("a write that fails leaves everything as it was", "[io][file]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string nowhere = folder.name() + "/no/such";
-  CHECK(refusal([&] { write_atomically(nowhere, "x"); }) == nowhere + ": cannot be written: No such file or directory");
-  CHECK(has(refusal([&] { write_atomically(folder.name(), "x"); }), "is a directory"));
-  CHECK(has(refusal([&] { write_atomically("/dev/null", "x"); }), "/dev/null: is a directory or a device"));
+  CHECK(error_text<std::runtime_error>([&] { write_atomically(nowhere, "x"); }) ==
+        nowhere + ": cannot be written: No such file or directory");
+  CHECK(contains(error_text<std::runtime_error>([&] { write_atomically(folder.name(), "x"); }), "is a directory"));
+  CHECK(contains(error_text<std::runtime_error>([&] { write_atomically("/dev/null", "x"); }),
+                 "/dev/null: is a directory or a device"));
 
   // a disk that fills up in the middle of it, as the system plays it for us
   const std::string path = folder / "kept";
@@ -86,7 +90,7 @@ TEST_CASE("a write that fails leaves everything as it was", "[io][file]") {
   const ::rlimit tight{1000, before.rlim_max};
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   REQUIRE(::setrlimit(RLIMIT_FSIZE, &tight) == 0);
-  const std::string text = refusal([&] { write_atomically(path, std::string(5000, 'x')); });
+  const std::string text = error_text<std::runtime_error>([&] { write_atomically(path, std::string(5000, 'x')); });
   REQUIRE(::setrlimit(RLIMIT_FSIZE, &before) == 0);
   std::signal(SIGXFSZ, handler);
   CHECK(text == path + ": cannot be written: File too large");
@@ -95,7 +99,7 @@ TEST_CASE("a write that fails leaves everything as it was", "[io][file]") {
 }
 
 TEST_CASE("replacing follows links and keeps permissions", "[io][file]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "real", link = folder / "link";
   write_atomically(path, "old");
   REQUIRE(::chmod(path.c_str(), 0640) == 0);

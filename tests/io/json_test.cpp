@@ -2,6 +2,7 @@
 
 #include "support/bits.hpp"
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 #include <bit>
@@ -16,13 +17,11 @@
 
 using namespace rhei;
 using namespace rhei::testing;
-using test::has;
-using test::refusal;
 
 namespace {
 
 std::string json_refusal(std::string_view text) {
-  return refusal([&] { parse_json(text); });
+  return error_text<std::runtime_error>([&] { parse_json(text); });
 }
 
 }  // namespace
@@ -57,7 +56,7 @@ TEST_CASE("JSON integers are exact", "[io][json]") {
   CHECK(v[4].as<std::int64_t>() == 9007199254740993);
   CHECK(json.text() == "[9223372036854775807,-9223372036854775808,9223372036854775808.0,0,9007199254740993]");
   const std::uint64_t too_large = std::uint64_t{1} << 63;
-  CHECK(has(refusal<std::invalid_argument>([&] { Json{too_large}; }), "9223372036854775808"));
+  CHECK(contains(error_text<std::invalid_argument>([&] { Json{too_large}; }), "9223372036854775808"));
 }
 
 TEST_CASE("JSON doubles come back bit for bit, as doubles", "[io][json]") {
@@ -78,8 +77,8 @@ TEST_CASE("JSON doubles come back bit for bit, as doubles", "[io][json]") {
     const auto single = std::bit_cast<float>(static_cast<std::uint32_t>(rng()));
     if (std::isfinite(single) && parse_json(Json(single).text()).as<float>() != single) FAIL("lost bits of a float");
   }
-  CHECK(has(refusal<std::invalid_argument>([] { static_cast<void>(Json(std::nan("")).text()); }), "nan"));
-  CHECK(has(refusal<std::invalid_argument>([] { static_cast<void>(Json(HUGE_VAL).text()); }), "inf"));
+  CHECK(contains(error_text<std::invalid_argument>([] { static_cast<void>(Json(std::nan("")).text()); }), "nan"));
+  CHECK(contains(error_text<std::invalid_argument>([] { static_cast<void>(Json(HUGE_VAL).text()); }), "inf"));
 }
 
 TEST_CASE("JSON strings, escapes and UTF-8", "[io][json]") {
@@ -91,16 +90,16 @@ TEST_CASE("JSON strings, escapes and UTF-8", "[io][json]") {
   all += "\u00e4\u20ac\U0001f600\U0010ffff";
   const std::string text = Json(all).text();
   CHECK(parse_json(text).as<std::string>() == all);
-  CHECK(has(text, R"(\u0000\u0001)"));
-  CHECK(has(text, R"(\b\t\n\u000b\f\r)"));
-  CHECK(has(text, R"(\u001f !\"#)"));
-  CHECK(has(text, "./0"));  // a slash needs no escape
+  CHECK(contains(text, R"(\u0000\u0001)"));
+  CHECK(contains(text, R"(\b\t\n\u000b\f\r)"));
+  CHECK(contains(text, R"(\u001f !\"#)"));
+  CHECK(contains(text, "./0"));  // a slash needs no escape
 
   for (const char* bad : {"\x80", "\xc0\x80", "\xc1\xbf", "\xc3", "\xe0\x9f\xbf", "\xed\xa0\x80", "\xf0\x8f\xbf\xbf",
                           "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xe2\x82", "\xff", "\xc3\xc3\xa4"}) {
     CAPTURE(detail::in_quotes(bad));
     CHECK(json_refusal("\"ab" + std::string(bad) + "\"") == "JSON text: byte 3: not valid UTF-8");
-    CHECK(has(refusal<std::invalid_argument>([&] { static_cast<void>(Json(bad).text()); }), "expected UTF-8"));
+    CHECK(contains(error_text<std::invalid_argument>([&] { static_cast<void>(Json(bad).text()); }), "expected UTF-8"));
   }
 }
 
@@ -149,19 +148,19 @@ TEST_CASE("what is not JSON is refused with its place", "[io][json]") {
   };
   for (const auto& [text, part] : cases) {
     CAPTURE(text, part, json_refusal(text));
-    CHECK(has(json_refusal(text), part));
+    CHECK(contains(json_refusal(text), part));
   }
-  CHECK(has(refusal([] { parse_json("?", "arch.json"); }), "arch.json: byte 0"));
+  CHECK(contains(error_text<std::runtime_error>([] { parse_json("?", "arch.json"); }), "arch.json: byte 0"));
 }
 
 TEST_CASE("JSON nests to 100 and no deeper", "[io][json]") {
   const auto nested = [](std::size_t depth) { return std::string(depth, '[') + "1" + std::string(depth, ']'); };
   CHECK(parse_json(nested(100)).text() == nested(100));
-  CHECK(has(json_refusal(nested(101)), "byte 101: nested deeper than 100"));
-  CHECK(has(json_refusal(std::string(1'000'000, '[')), "nested deeper"));
+  CHECK(contains(json_refusal(nested(101)), "byte 101: nested deeper than 100"));
+  CHECK(contains(json_refusal(std::string(1'000'000, '[')), "nested deeper"));
   std::string objects;
   for (int i = 0; i < 1000; ++i) objects += "{\"a\":";
-  CHECK(has(json_refusal(objects), "nested deeper"));
+  CHECK(contains(json_refusal(objects), "nested deeper"));
 }
 
 TEST_CASE("JSON accessors name the key, what was found and what was expected", "[io][json]") {
@@ -174,7 +173,7 @@ TEST_CASE("JSON accessors name the key, what was found and what was expected", "
                                  {"none", {}},
                                  {"low", -1},
                                  {"mixed", Json::Array{1, "x"}}};
-  const auto text = [&](auto&& f) { return refusal([&] { static_cast<void>(f()); }); };
+  const auto text = [&](auto&& f) { return error_text<std::runtime_error>([&] { static_cast<void>(f()); }); };
   CHECK(text([&] { return json.get<int>("layers"); }) ==
         "JSON key \"layers\" is the string \"four\", expected an integer");
   CHECK(text([&] { return json.get<int>("rate"); }) == "JSON key \"rate\" is 0.5, expected an integer");
@@ -186,13 +185,14 @@ TEST_CASE("JSON accessors name the key, what was found and what was expected", "
   CHECK(text([&] { return json.get<float>("big"); }) == "JSON key \"big\" is 1e+300, expected a number float holds");
   CHECK(text([&] { return json.get<std::uint8_t>("bytes"); }) ==
         "JSON key \"bytes\" is 300, expected an integer from 0 to 255");
-  CHECK(
-      has(text([&] { return json.get<std::uint64_t>("low"); }), "JSON key \"low\" is -1, expected an integer from 0"));
+  CHECK(contains(text([&] { return json.get<std::uint64_t>("low"); }),
+                 "JSON key \"low\" is -1, expected an integer from 0"));
   CHECK(text([&] { return json.get<std::vector<int>>("mixed"); }) ==
         "JSON key \"mixed\"[1] is the string \"x\", expected an integer");
   CHECK(text([&] { return json.get<int>("depth", 3) + json.get<int>("layers", 3); }) ==
         "JSON key \"layers\" is the string \"four\", expected an integer");
-  CHECK(has(text([&] { return json.at("depth"); }), "JSON object has no key \"depth\", found \"layers\", \"hidden\""));
+  CHECK(contains(text([&] { return json.at("depth"); }),
+                 "JSON object has no key \"depth\", found \"layers\", \"hidden\""));
   CHECK(text([] { return Json(Json::Object{}).at("a"); }) == "JSON object has no key \"a\", found no key at all");
   CHECK(text([] { return Json(3).at("a"); }) == "JSON value is 3, expected an object with the key \"a\"");
   CHECK(text([&] { return json.elements("the list"); }) == "the list is an object, expected an array");
@@ -219,21 +219,23 @@ TEST_CASE("JSON is built and written", "[io][json]") {
   CHECK(Json(Json::Array{}).text(2) == "[]");
   CHECK(Json(Json::Object{}).text(2) == "{}");
   Json number = 3;
-  CHECK(has(refusal([&] { number["a"] = 1; }), "JSON value is 3, expected an object with the key \"a\""));
-  CHECK(has(refusal([&] { number.push_back(1); }), "is 3, expected an array"));
+  CHECK(contains(error_text<std::runtime_error>([&] { number["a"] = 1; }),
+                 "JSON value is 3, expected an object with the key \"a\""));
+  CHECK(contains(error_text<std::runtime_error>([&] { number.push_back(1); }), "is 3, expected an array"));
 
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "results.json";
   write_json(path, json);
   CHECK(read_json(path) == json);
   write_atomically(path, "{\"a\": 1");
-  CHECK(has(refusal([&] { read_json(path); }), path + ": byte 7: found the end of the text"));
+  CHECK(
+      contains(error_text<std::runtime_error>([&] { read_json(path); }), path + ": byte 7: found the end of the text"));
 }
 
 TEST_CASE("mutated JSON is read or refused", "[io][json]") {
   const std::string valid =
       R"({"kind":"nsf","layers":[{"dim":3,"eps":1.25e-7,"ok":true},{"dim":-4,"n":null}],"text":"\u00e4\ud83d\ude00ä€\n"})";
-  const int taken = test::survivors(valid, 10'000, [](const std::string& text) {
+  const int taken = testing::survivors(valid, 10'000, [](const std::string& text) {
     const Json json = parse_json(text);
     if (parse_json(json.text()) != json) FAIL("not the same after writing: " << text);
   });

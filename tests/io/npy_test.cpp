@@ -3,6 +3,7 @@
 #include "support/allocation_counter.hpp"
 #include "support/bits.hpp"
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 #include <bit>
@@ -19,8 +20,6 @@
 
 using namespace rhei;
 using namespace rhei::testing;
-using test::has;
-using test::refusal;
 
 namespace {
 
@@ -40,14 +39,14 @@ std::string header(const std::string& type, const std::string& shape, bool colum
 }
 
 std::string npy_refusal(const std::string& file) {
-  return refusal([&] { parse_npy(file); });
+  return error_text<std::runtime_error>([&] { parse_npy(file); });
 }
 
 }  // namespace
 
 TEMPLATE_TEST_CASE("NPY comes back bit for bit", "[io][npy]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "m.npy";
   for (const auto& [rows, cols] : {std::pair<Index, Index>{100, 7}, {1, 1}, {0, 3}, {3, 0}, {0, 0}, {1, 5}, {5, 1}}) {
     CAPTURE(rows, cols);
@@ -107,16 +106,18 @@ TEST_CASE("NPY integers are exact or refused", "[io][npy]") {
   constexpr std::int64_t limit = std::int64_t{1} << 53;
   const Matrix<double> edge = parse_npy(npy(header("<i8", "(2,)"), bytes_of<std::int64_t>({limit, -limit})));
   CHECK((edge(0) == 0x1p53 && edge(1) == -0x1p53));
-  CHECK(has(npy_refusal(npy(header("<i8", "(2, 2)"), bytes_of<std::int64_t>({1, 2, limit + 1, 3}))),
-            "row 1, column 0 (from 0): found 9007199254740993, which a double does not hold exactly"));
-  CHECK(has(npy_refusal(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({-limit - 1}))), "-9007199254740993"));
-  CHECK(has(npy_refusal(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({INT64_MIN}))), "-9223372036854775808"));
-  CHECK(has(npy_refusal(npy(header("<u8", "(1,)"), bytes_of<std::uint64_t>({UINT64_MAX}))), "18446744073709551615"));
+  CHECK(contains(npy_refusal(npy(header("<i8", "(2, 2)"), bytes_of<std::int64_t>({1, 2, limit + 1, 3}))),
+                 "row 1, column 0 (from 0): found 9007199254740993, which a double does not hold exactly"));
+  CHECK(contains(npy_refusal(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({-limit - 1}))), "-9007199254740993"));
+  CHECK(contains(npy_refusal(npy(header("<i8", "(1,)"), bytes_of<std::int64_t>({INT64_MIN}))), "-9223372036854775808"));
+  CHECK(
+      contains(npy_refusal(npy(header("<u8", "(1,)"), bytes_of<std::uint64_t>({UINT64_MAX}))), "18446744073709551615"));
 }
 
 TEST_CASE("NPY of another type than asked for is not converted", "[io][npy]") {
   const std::string file = format_npy(Matrix<float>(Matrix<float>::Ones(2, 2)));
-  CHECK(has(refusal([&] { parse_npy_exactly<double>(file); }), "has values of type \"<f4\", expected \"<f8\""));
+  CHECK(contains(error_text<std::runtime_error>([&] { parse_npy_exactly<double>(file); }),
+                 "has values of type \"<f4\", expected \"<f8\""));
   CHECK(parse_npy_exactly<float>(file) == Matrix<float>::Ones(2, 2));
 }
 
@@ -125,7 +126,7 @@ TEST_CASE("what is not a readable NPY file is refused with what is wrong", "[io]
   const auto with = [&](const std::string& text) { return npy(text, six); };
   const auto refused = [](const std::string& file, const char* part) {
     CAPTURE(part, npy_refusal(file));
-    CHECK(has(npy_refusal(file), part));
+    CHECK(contains(npy_refusal(file), part));
   };
   refused("", "magic word");
   refused("\x93NUMPX", "magic word");
@@ -180,17 +181,18 @@ TEST_CASE("what is not a readable NPY file is refused with what is wrong", "[io]
 
   std::string lie = npy(header("<f8", "(2, 3)"), six, 2);
   lie.replace(8, 4, "\xff\xff\xff\xff");
-  CHECK(has(npy_refusal(lie), "expected at least 4294967307: the file is truncated"));
+  CHECK(contains(npy_refusal(lie), "expected at least 4294967307: the file is truncated"));
 
-  if (test::counts_allocations())  // 4 GiB that are not there
+  if (testing::counts_allocations())  // 4 GiB that are not there
     for (const std::string& file : {lie, with(header("<f8", "(536870912, 1)")), with(header("<f8", "(1, 536870912)"))})
-      CHECK(test::bytes_in([&] { npy_refusal(file); }) < 16'384);
+      CHECK(testing::bytes_in([&] { npy_refusal(file); }) < 16'384);
 
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "short.npy";
   write_atomically(path, with(header("<f8", "(7,)")));
-  CHECK(has(refusal([&] { read_npy(path); }), path + ": has 48 bytes of values, expected 56"));
-  CHECK(has(refusal([&] { read_npy_exactly<double>(path); }), "short.npy: has 48"));
+  CHECK(contains(error_text<std::runtime_error>([&] { read_npy(path); }),
+                 path + ": has 48 bytes of values, expected 56"));
+  CHECK(contains(error_text<std::runtime_error>([&] { read_npy_exactly<double>(path); }), "short.npy: has 48"));
 }
 
 TEST_CASE("the keys of an NPY header may come in any order and in either quotes", "[io][npy]") {
@@ -208,7 +210,7 @@ TEST_CASE("mutated NPY is read or refused", "[io][npy]") {
   const std::string valid = format_npy(any_bits<double>(2, 1)),
                     integers = npy(header("<i4", "(2, 2)"), bytes_of<int>({1, 2, 3, 4}));
   for (const std::string& file : {valid, integers}) {
-    const int taken = test::survivors(file, 5'000, [](const std::string& text) { parse_npy(text); });
+    const int taken = testing::survivors(file, 5'000, [](const std::string& text) { parse_npy(text); });
     CAPTURE(taken);
     CHECK(taken > 100);
     CHECK(taken < 4'500);

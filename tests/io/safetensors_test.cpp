@@ -3,6 +3,7 @@
 #include "support/allocation_counter.hpp"
 #include "support/bits.hpp"
 #include "support/catch.hpp"
+#include "support/errors.hpp"
 #include "support/files.hpp"
 
 #include <unistd.h>
@@ -19,8 +20,6 @@
 
 using namespace rhei;
 using namespace rhei::testing;
-using test::has;
-using test::refusal;
 
 namespace {
 
@@ -42,7 +41,7 @@ Tensor tensor_of(const std::string& dtype, const std::vector<T>& values) {
 }
 
 std::string safetensors_refusal(const std::string& file) {
-  return refusal([&] { parse_safetensors(file); });
+  return error_text<std::runtime_error>([&] { parse_safetensors(file); });
 }
 
 SafeTensors example() {
@@ -60,7 +59,7 @@ SafeTensors example() {
 
 TEMPLATE_TEST_CASE("tensors come back bit for bit", "[io][safetensors]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "t.safetensors";
   SafeTensors file;
   const Matrix<S> m = any_bits<S>(17, 5);
@@ -115,7 +114,8 @@ TEST_CASE("a container keeps order, names and metadata, and writes the same byte
   CHECK(format_safetensors(back) == bytes);
   CHECK(back.contains("bias"));
   CHECK_FALSE(back.contains("gain"));
-  CHECK(refusal([&] { static_cast<void>(back.at("gain")); }) == "no tensor is named \"gain\" among the 5");
+  CHECK(error_text<std::runtime_error>([&] { static_cast<void>(back.at("gain")); }) ==
+        "no tensor is named \"gain\" among the 5");
   CHECK(back.at("a \"scalar\"").to_values<double>() == std::vector{1.5});
   CHECK(back.at("permutation").to_int64() == std::vector<std::int64_t>{2, 0, 1});
   CHECK(parse_safetensors(format_safetensors({})).size() == 0);
@@ -141,7 +141,7 @@ TEST_CASE("tensors of every type are converted", "[io][safetensors]") {
     if (integers)
       CHECK(tensor.to_int64() == std::vector<std::int64_t>(expected.begin(), expected.end()));
     else
-      CHECK(refusal([&] { static_cast<void>(tensor.to_int64()); }) ==
+      CHECK(error_text<std::runtime_error>([&] { static_cast<void>(tensor.to_int64()); }) ==
             "tensor \"t\" is of type " + dtype + ", expected integers");
   };
   check("BOOL", std::vector<std::uint8_t>{0, 1}, {0, 1}, true);
@@ -185,23 +185,23 @@ TEST_CASE("half and brain floats have their values", "[io][safetensors]") {
 }
 
 TEST_CASE("a conversion that would lose a value is refused with tensor and position", "[io][safetensors]") {
-  const auto text = [](auto&& f) { return refusal([&] { static_cast<void>(f()); }); };
+  const auto text = [](auto&& f) { return error_text<std::runtime_error>([&] { static_cast<void>(f()); }); };
   const Tensor long_integers = tensor_of<std::int64_t>("I64", {0, (std::int64_t{1} << 53) + 1});
   CHECK(text([&] { return long_integers.to_vector<double>(); }) ==
         "tensor \"t\" holds 9007199254740993 at position 1, expected an integer that double holds exactly");
   CHECK(long_integers.to_int64()[1] == 9007199254740993);
   const Tensor integers = tensor_of<std::int32_t>("I32", {1 << 24, -(1 << 24), (1 << 24) + 1});
-  CHECK(has(text([&] { return integers.to_vector<float>(); }),
-            "holds 16777217 at position 2, expected an integer that float"));
+  CHECK(contains(text([&] { return integers.to_vector<float>(); }),
+                 "holds 16777217 at position 2, expected an integer that float"));
   CHECK(integers.to_vector<double>()(2) == 16777217);
   const Tensor unsigned_integers = tensor_of<std::uint64_t>("U64", {std::uint64_t{1} << 63});
-  CHECK(has(text([&] { return unsigned_integers.to_int64(); }),
-            "holds 9223372036854775808 at position 0, expected at most"));
+  CHECK(contains(text([&] { return unsigned_integers.to_int64(); }),
+                 "holds 9223372036854775808 at position 0, expected at most"));
   const Tensor booleans = tensor_of<std::uint8_t>("BOOL", {1, 0, 2});
   CHECK(text([&] { return booleans.to_int64(); }) == "tensor \"t\" holds 2 at position 2, expected 0 or 1");
   const Tensor doubles = tensor_of<double>("F64", {0.1, HUGE_VAL, 1e39});
-  CHECK(
-      has(text([&] { return doubles.to_vector<float>(); }), "at position 2, expected a number in the range of float"));
+  CHECK(contains(text([&] { return doubles.to_vector<float>(); }),
+                 "at position 2, expected a number in the range of float"));
   CHECK(tensor_of<double>("F64", {0.1, -HUGE_VAL}).to_vector<float>() == Vector<float>{{0.1f, -HUGE_VALF}});
   CHECK(text([&] { return doubles.to_int64(); }) == "tensor \"t\" is of type F64, expected integers");
   CHECK(text([&] { return doubles.to_matrix<double>(); }) == "tensor \"t\" has the shape [3], expected 2 dimensions");
@@ -223,7 +223,7 @@ TEST_CASE("what is not a safetensors file is refused with what is wrong", "[io][
   };
   const auto refused = [](const std::string& file, const char* part) {
     CAPTURE(part, safetensors_refusal(file));
-    CHECK(has(safetensors_refusal(file), part));
+    CHECK(contains(safetensors_refusal(file), part));
   };
   refused("", "has 0 bytes, expected at least the 8");
   refused("1234567", "has 7 bytes");
@@ -277,7 +277,7 @@ TEST_CASE("what is not a safetensors file is refused with what is wrong", "[io][
 }
 
 TEST_CASE("a header that lies about its length costs nothing", "[io][safetensors]") {
-  test::TemporaryFolder folder;
+  testing::TemporaryFolder folder;
   const std::string path = folder / "lie.safetensors";
   for (const std::uint64_t length : {std::uint64_t{1} << 32, std::uint64_t{1} << 63, UINT64_MAX, UINT64_MAX - 7}) {
     std::string file = container("{}", "");
@@ -285,16 +285,19 @@ TEST_CASE("a header that lies about its length costs nothing", "[io][safetensors
     CHECK(safetensors_refusal(file) == "safetensors data: the header has a length of " + std::to_string(length) +
                                            " bytes, expected at most 2 in a file of 10");
     write_atomically(path, file);
-    CHECK(has(refusal([&] { read_safetensors(path); }), path + ": the header has a length of"));
+    CHECK(contains(error_text<std::runtime_error>([&] { read_safetensors(path); }),
+                   path + ": the header has a length of"));
   }
   // a file that does have these bytes, all of them a hole: none is read
   REQUIRE(::truncate(path.c_str(), off_t{1} << 40) == 0);
-  CHECK(has(refusal([&] { read_safetensors(path); }), "expected at most 100000000 in a file of 1099511627776"));
-  CHECK(has(refusal([&] { read_safetensors("/dev/zero"); }), "/dev/zero: is a pipe or a device"));
+  CHECK(contains(error_text<std::runtime_error>([&] { read_safetensors(path); }),
+                 "expected at most 100000000 in a file of 1099511627776"));
+  CHECK(contains(error_text<std::runtime_error>([&] { read_safetensors("/dev/zero"); }),
+                 "/dev/zero: is a pipe or a device"));
 }
 
 TEST_CASE("a lie of 4 GiB in a header allocates nothing of that", "[io][safetensors][allocation]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   std::string length = container("{}", "");
   const std::uint64_t four_gib = std::uint64_t{1} << 32;
   std::memcpy(length.data(), &four_gib, 8);
@@ -306,29 +309,31 @@ TEST_CASE("a lie of 4 GiB in a header allocates nothing of that", "[io][safetens
                                   tensor("[4]", "[4294967296,4294967312]"), tensor("[32768,32768]", "[0,16]")}) {
     CAPTURE(file.substr(8, 80));
     std::string refused;
-    CHECK(test::bytes_in([&] { refused = safetensors_refusal(file); }) < 16'384);
-    CHECK(has(refused, "expected") != has(refused, "data_offsets say 16"));
+    CHECK(testing::bytes_in([&] { refused = safetensors_refusal(file); }) < 16'384);
+    CHECK(contains(refused, "expected") != contains(refused, "data_offsets say 16"));
   }
 }
 
 TEST_CASE("a tensor that is not consistent is not added", "[io][safetensors]") {
   SafeTensors file = example();
-  const auto text = [&](Tensor tensor) { return refusal<std::invalid_argument>([&] { file.add(std::move(tensor)); }); };
+  const auto text = [&](Tensor tensor) {
+    return error_text<std::invalid_argument>([&] { file.add(std::move(tensor)); });
+  };
   CHECK(text(Tensor::from_vector("bias", Vector<float>(2))) ==
         "SafeTensors::add: name is \"bias\", expected one that was not added before");
-  CHECK(has(text(Tensor::from_vector("__metadata__", Vector<float>(2))), "expected UTF-8 and not __metadata__"));
-  CHECK(has(text(Tensor::from_vector("\xff", Vector<float>(2))), "expected UTF-8"));
+  CHECK(contains(text(Tensor::from_vector("__metadata__", Vector<float>(2))), "expected UTF-8 and not __metadata__"));
+  CHECK(contains(text(Tensor::from_vector("\xff", Vector<float>(2))), "expected UTF-8"));
   CHECK(text({"x", Dtype::f32, {2, 2}, std::string(12, '\0')}) ==
         "SafeTensors::add: tensor \"x\" has the shape [2, 2] and 12 bytes, expected 16");
-  CHECK(
-      has(text({"x", Dtype::f32, {-1, -1}, std::string(4, '\0')}), "shape [-1, -1] and 4 bytes, expected sane sizes"));
-  CHECK(has(refusal<std::invalid_argument>([] { Tensor::from_values<float>("x", std::vector{1.f}, {2}); }),
-            "tensor \"x\" has the shape [2] and 4 bytes, expected 8"));
+  CHECK(contains(text({"x", Dtype::f32, {-1, -1}, std::string(4, '\0')}),
+                 "shape [-1, -1] and 4 bytes, expected sane sizes"));
+  CHECK(contains(error_text<std::invalid_argument>([] { Tensor::from_values<float>("x", std::vector{1.f}, {2}); }),
+                 "tensor \"x\" has the shape [2] and 4 bytes, expected 8"));
   CHECK(file.size() == 5);
 }
 
 TEST_CASE("mutated safetensors are read or refused", "[io][safetensors]") {
-  const int taken = test::survivors(format_safetensors(example()), 10'000, [](const std::string& text) {
+  const int taken = testing::survivors(format_safetensors(example()), 10'000, [](const std::string& text) {
     const SafeTensors file = parse_safetensors(text);
     if (parse_safetensors(format_safetensors(file)).size() != file.size()) FAIL("not the same after writing");
   });

@@ -128,7 +128,7 @@ TEST_CASE("DenseLinear's determinant neither underflows nor overflows", "[dense_
 
 TEMPLATE_TEST_CASE("DenseLinear allocates nothing in steady state", "[dense_linear]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   Rng rng(5);
   for (const Index rows : {1, 3, 300}) {
     CAPTURE(rows);
@@ -146,7 +146,7 @@ TEMPLATE_TEST_CASE("DenseLinear allocates nothing in steady state", "[dense_line
       layer.forward_pullback({}, z, x, cache, x, log_det, nullptr, nullptr, &gradient);
     };
     step();
-    CHECK(test::allocations_in(step) == 0);
+    CHECK(testing::allocations_in(step) == 0);
   }
 }
 

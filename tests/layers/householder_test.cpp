@@ -165,7 +165,7 @@ TEST_CASE("Householder starts from normal vectors of the generator", "[household
 
 TEMPLATE_TEST_CASE("Householder allocates nothing in steady state", "[householder]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   Rng rng(5);
   for (const Index rows : {1, 7, 300}) {
     CAPTURE(rows);
@@ -183,7 +183,7 @@ TEMPLATE_TEST_CASE("Householder allocates nothing in steady state", "[householde
       layer.forward_pullback({}, z, x, cache, x, log_det, &wanted, nullptr, &gradient);
     };
     step();
-    CHECK(test::allocations_in(step) == 0);
+    CHECK(testing::allocations_in(step) == 0);
   }
 }
 

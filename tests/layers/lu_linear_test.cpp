@@ -210,7 +210,7 @@ TEST_CASE("LuLinear inverts ill-conditioned factors as far as they can be", "[lu
 
 TEMPLATE_TEST_CASE("LuLinear allocates nothing in steady state", "[lu_linear]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   Rng rng(17);
   for (const Index dim : {3, 300})
     for (const Index rows : {1, 3, 256}) {
@@ -229,7 +229,7 @@ TEMPLATE_TEST_CASE("LuLinear allocates nothing in steady state", "[lu_linear]", 
         layer.forward_pullback({}, z, x, cache, x, log_det, &wanted, nullptr, &gradient);
       };
       step();
-      CHECK(test::allocations_in(step) == 0);
+      CHECK(testing::allocations_in(step) == 0);
     }
 }
 

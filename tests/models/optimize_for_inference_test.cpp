@@ -155,12 +155,12 @@ TEST_CASE("a folded flow is saved and filled bit for bit, and allocates nothing"
   Vector<float> log_p(1);
   CHECK(loaded.log_prob(x) == folded.log_prob(x));
 
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   AnyFlow<float>::Cache cache;
   const auto serve = [&] {
     folded.log_prob(x, no_context, log_p, cache);
     folded.sample(rng, no_context, drawn, cache);
   };
   serve();
-  CHECK(test::allocations_in(serve) == 0);
+  CHECK(testing::allocations_in(serve) == 0);
 }

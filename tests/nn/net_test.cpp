@@ -271,7 +271,7 @@ TEMPLATE_TEST_CASE("nets: a row with NaN leaves the others as they are, bit for 
 TEMPLATE_TEST_CASE("nets: a steady state allocates nothing", "[net][allocation]", Mlp<float>, Mlp<double>,
                    ResidualMlp<float>, ResidualMlp<double>) {
   using S = typename TestType::Scalar;
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   for (const Activation a : {Activation::relu, Activation::silu}) {
     Rng rng(9);
     const auto net = random_net<TestType>(3, 2, 600, {.hidden = {520, 520}, .activation = a}, rng);
@@ -280,7 +280,7 @@ TEMPLATE_TEST_CASE("nets: a steady state allocates nothing", "[net][allocation]"
     const auto step = [&](Index n, Index context_rows) {
       const Matrix<S> input = random_matrix<S>(n, 3, rng), context = random_matrix<S>(context_rows, 2, rng);
       Matrix<S> output(n, 600), d_input(n, 3), d_context = Matrix<S>::Zero(context_rows, 2);
-      return test::allocations_in([&] {
+      return testing::allocations_in([&] {
         Batch<S> want_input(d_input), want_context(d_context);
         net.forward(input, context, output, cache);
         net.pullback(input, context, cache, output, &want_input, &want_context, &gradient);

@@ -13,6 +13,7 @@
 #include "support/errors.hpp"
 #include "support/evaluation.hpp"
 #include "support/finite_difference.hpp"
+#include "support/random_matrix.hpp"
 
 using namespace rhei;
 using namespace rhei::testing;
@@ -20,13 +21,6 @@ using namespace rhei::testing;
 static_assert(Net<Periodic<Mlp<float>>> && Net<Periodic<Mlp<double>>> && Net<Periodic<ResidualMlp<double>>>);
 
 namespace {
-
-template <Real S>
-Matrix<S> normal_rows(Index n, Index cols, Rng& rng) {
-  Matrix<S> m(n, cols);
-  rng.fill_normal(m);
-  return m;
-}
 
 /// Five inputs of which 1, 3 and 4 are angles; parameters away from the initial ones.
 template <class P>
@@ -51,7 +45,7 @@ TEMPLATE_TEST_CASE("Periodic: its net on lines, cosines and sines", "[net][perio
   CHECK(net.context_dim() == 2);
   CHECK(net.circles() == std::vector<Index>{1, 3, 4});
   for (const Index n : {0, 1, 7, 40}) {
-    const Matrix<S> input = normal_rows<S>(n, 5, rng), context = normal_rows<S>(n, 2, rng);
+    const Matrix<S> input = random_matrix<S>(n, 5, rng), context = random_matrix<S>(n, 2, rng);
     Matrix<S> features(n, 8);
     for (Index i = 0; i < n; ++i)
       features.row(i) << input(i, 0), input(i, 2), std::cos(input(i, 1)), std::cos(input(i, 3)), std::cos(input(i, 4)),
@@ -77,9 +71,9 @@ TEMPLATE_TEST_CASE("Periodic: gradients agree with finite differences", "[net][p
     CAPTURE(c.inputs, c.circles.size(), c.context);
     Rng rng(++seed);
     P net = some_net<P>(c.context, rng, c.circles, c.inputs);
-    Matrix<double> input = 2 * normal_rows<double>(c.n, c.inputs, rng);
-    Matrix<double> context = normal_rows<double>(c.context_rows, c.context, rng);
-    const Matrix<double> d_output = normal_rows<double>(c.n, 2, rng);
+    Matrix<double> input = 2 * random_matrix<double>(c.n, c.inputs, rng);
+    Matrix<double> context = random_matrix<double>(c.context_rows, c.context, rng);
+    const Matrix<double> d_output = random_matrix<double>(c.n, 2, rng);
     typename P::Cache cache;
     evaluate(net, input, context, cache);
     Matrix<double> d_input = Matrix<double>::Constant(c.n, c.inputs, 3), d_context = context;
@@ -116,15 +110,15 @@ TEMPLATE_TEST_CASE("Periodic: gradients agree with finite differences", "[net][p
 
 TEMPLATE_TEST_CASE("Periodic: a steady state allocates nothing", "[net][periodic][allocation]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   Rng rng(9);
   const auto net = some_net<Periodic<Mlp<S>>>(2, rng);
   typename Periodic<Mlp<S>>::Cache cache;
   auto gradient = net.make_gradient();
   const auto step = [&](Index n) {
-    const Matrix<S> input = normal_rows<S>(n, 5, rng), context = normal_rows<S>(n, 2, rng);
+    const Matrix<S> input = random_matrix<S>(n, 5, rng), context = random_matrix<S>(n, 2, rng);
     Matrix<S> output(n, 2), d_input(n, 5), d_context = Matrix<S>::Zero(n, 2);
-    return test::allocations_in([&] {
+    return testing::allocations_in([&] {
       Batch<S> want_input(d_input), want_context(d_context);
       net.forward(input, context, output, cache);
       net.pullback(input, context, cache, output, &want_input, &want_context, &gradient);
@@ -137,7 +131,7 @@ TEMPLATE_TEST_CASE("Periodic: a steady state allocates nothing", "[net][periodic
 TEST_CASE("Periodic: a row with NaN leaves the others as they are, bit for bit", "[net][periodic]") {
   Rng rng(8);
   const auto net = some_net<Periodic<Mlp<double>>>(0, rng);
-  Matrix<double> input = normal_rows<double>(33, 5, rng);
+  Matrix<double> input = random_matrix<double>(33, 5, rng);
   const Matrix<double> clean = evaluate(net, input, Matrix<double>());
   for (const Index j : {1, 2}) {
     Matrix<double> dirty = input;
@@ -157,7 +151,7 @@ TEST_CASE("Periodic: descriptions", "[net][periodic]") {
   CHECK(again.options() == net.options());
   CHECK(again.inputs() == 5);
   copy_values(net, again);
-  const Matrix<double> input = normal_rows<double>(4, 5, rng), context = normal_rows<double>(1, 2, rng);
+  const Matrix<double> input = random_matrix<double>(4, 5, rng), context = random_matrix<double>(1, 2, rng);
   CHECK(bool(evaluate(again, input, context) == evaluate(net, input, context)));
   const auto narrow = net.cast<float>();
   CHECK(narrow.options() == net.options());

@@ -89,16 +89,16 @@ TEST_CASE("a row with NaN leaves the others as they are, bit for bit", "[product
 
 TEMPLATE_TEST_CASE("products allocate nothing at any size", "[product][allocation]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  if (!test::counts_allocations()) return;
-  static Matrix<S> kept;                                       // so that no compiler may leave its memory out
-  CHECK(test::allocations_in([] { kept.resize(3, 3); }) > 0);  // the counter counts
+  if (!testing::counts_allocations()) return;
+  static Matrix<S> kept;                                          // so that no compiler may leave its memory out
+  CHECK(testing::allocations_in([] { kept.resize(3, 3); }) > 0);  // the counter counts
   for (const Index n : {1, 2, 7, 8, 256, 1024})
     for (const Index width : {2, 64, 512, 1024}) {
       CAPTURE(n, width);
       if (n > 256 && width > 512) continue;  // for time: no new code path
       const Matrix<S> x = Matrix<S>::Ones(n, 512), w = Matrix<S>::Ones(512, width), d = Matrix<S>::Ones(n, width);
       Matrix<S> y(n, width), d_x(n, 512), d_w = Matrix<S>::Zero(512, width);
-      CHECK(test::allocations_in([&] {
+      CHECK(testing::allocations_in([&] {
               set_product(y, x, w);
               set_product_transposed(d_x, d, w);
               add_transposed_product(d_w, x, d);
@@ -106,7 +106,7 @@ TEMPLATE_TEST_CASE("products allocate nothing at any size", "[product][allocatio
     }
   const Matrix<S> x = Matrix<S>::Ones(1, 100'000), w = Matrix<S>::Ones(100'000, 1);
   Matrix<S> y(1, 1), z(1, 100'000);
-  CHECK(test::allocations_in([&] {
+  CHECK(testing::allocations_in([&] {
           set_product(y, x, w);
           set_product_transposed(z, y, w);
         }) == 0);

@@ -22,14 +22,14 @@ thread_local std::size_t count = 0, bytes = 0;
 }
 }  // namespace
 
-namespace rhei::test {
+namespace rhei::testing {
 std::size_t allocation_count() { return count; }
 std::size_t allocated_bytes() { return bytes; }
-}  // namespace rhei::test
+}  // namespace rhei::testing
 
 #if defined(__GLIBC__) && !defined(RHEI_TEST_SANITIZED)
 
-bool rhei::test::counts_allocations() { return true; }
+bool rhei::testing::counts_allocations() { return true; }
 
 extern "C" {
 void* __libc_malloc(std::size_t size);
@@ -62,6 +62,6 @@ int posix_memalign(void** result, std::size_t alignment, std::size_t size) {
 
 #else
 
-bool rhei::test::counts_allocations() { return false; }
+bool rhei::testing::counts_allocations() { return false; }
 
 #endif

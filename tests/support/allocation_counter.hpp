@@ -8,7 +8,7 @@
 
 #include <cstddef>
 
-namespace rhei::test {
+namespace rhei::testing {
 
 /// Whether allocations are counted at all: with glibc and without a sanitizer, which brings its own malloc.
 bool counts_allocations();
@@ -33,4 +33,4 @@ std::size_t bytes_in(F&& f) {
   return allocated_bytes() - before;
 }
 
-}  // namespace rhei::test
+}  // namespace rhei::testing

@@ -728,7 +728,7 @@ class Checker {
 
   /// The third evaluation and pullback take nothing from the heap.
   void check_allocations(const Setup<S>& s) {
-    if (!test::counts_allocations()) return;
+    if (!testing::counts_allocations()) return;
     Matrix<S> out(s.rows(), s.in.cols()), d_in(s.rows(), s.in.cols()), d_context(s.context.rows(), s.context.cols());
     Vector<S> log_det(s.rows());
     auto gradient = s.layer.make_gradient();
@@ -740,7 +740,7 @@ class Checker {
     std::size_t taken = 0;
     for (int pass = 0; pass < 3; ++pass) {
       log_det.setZero();
-      taken = test::allocations_in([&] {
+      taken = testing::allocations_in([&] {
         testing::run<S>(s, call, s.in, out, log_det, cache);
         if (s.direction == Direction::forward)
           s.layer.forward_pullback(call, s.in, out, cache, s.output_weight, s.log_det_weight, &d_in_view, to_context,

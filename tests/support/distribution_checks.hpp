@@ -321,7 +321,7 @@ void check_allocations(const Base& base) {
     if constexpr (Reparameterized<Base>) base.sample_pullback(call, z, cache, out, nullptr, &gradient);
   };
   everything();
-  CHECK(test::allocations_in(everything) == 0);
+  CHECK(testing::allocations_in(everything) == 0);
 }
 
 /// Everything above. `inputs` holds at least 256 rows, none within 1e-4 of a jump of the density.

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-namespace rhei::test {
+namespace rhei::testing {
 
 /// A new folder for the files of a test, removed with these at the end.
 class TemporaryFolder {
@@ -35,19 +35,6 @@ class TemporaryFolder {
   std::string name_ = "/tmp/rhei-test-XXXXXX";
   std::vector<std::string> files_;
 };
-
-/// The text of the Error that `f` throws; says so when it throws none.
-template <class Error = std::runtime_error, class F>
-std::string refusal(F&& f) {
-  try {
-    std::forward<F>(f)();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "(nothing was thrown)";
-}
-
-inline bool has(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }
 
 /// `text` with one to four bytes changed, inserted, removed or cut off.
 inline std::string mutate(std::string text, Rng& rng) {
@@ -97,4 +84,4 @@ int survivors(const std::string& valid, int count, Parse&& parse) {
   return taken;
 }
 
-}  // namespace rhei::test
+}  // namespace rhei::testing

@@ -53,9 +53,9 @@ TransformerDerivatives<S> pull_back(const T& t, bool forward, const Matrix<S>& r
                                    Matrix<S>::Constant(raw.rows(), raw.cols(), unwritten)};
   for (int pass = 0; pass < 2; ++pass)  // a cache serves any number of pullbacks
     if (forward)
-      t.forward_pullback(raw, in, out, log_slope, cache, d_out, d_log_slope, result.d_in, result.d_raw);
+      t.forward_pullback(raw, in, out, cache, d_out, d_log_slope, result.d_in, result.d_raw);
     else
-      t.inverse_pullback(raw, in, out, log_slope, cache, d_out, d_log_slope, result.d_in, result.d_raw);
+      t.inverse_pullback(raw, in, out, cache, d_out, d_log_slope, result.d_in, result.d_raw);
   return result;
 }
 

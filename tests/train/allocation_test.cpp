@@ -12,7 +12,7 @@
 #include "support/catch.hpp"
 
 using namespace rhei;
-using test::allocations_in;
+using testing::allocations_in;
 
 namespace {
 
@@ -49,7 +49,7 @@ Matrix<float> normal_rows(Index n, Index cols) {
 }  // namespace
 
 TEST_CASE("the counter counts operator new and malloc, on this thread", "[allocation]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   static Matrix<float> matrix;  // static, so that no compiler may leave their memory out
   static std::vector<int> vector;
   CHECK(allocations_in([] { matrix.resize(3, 3); }) == 1);
@@ -60,7 +60,7 @@ TEST_CASE("the counter counts operator new and malloc, on this thread", "[alloca
 }
 
 TEST_CASE("a training step allocates nothing but in the first", "[train][allocation]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   const Index width = GENERATE(64, 512), context_dim = GENERATE(0, 3);
   CAPTURE(width, context_dim);
   Model model = make_model(width, context_dim);
@@ -77,7 +77,7 @@ TEST_CASE("a training step allocates nothing but in the first", "[train][allocat
 }
 
 TEST_CASE("two threads allocate nothing, either", "[train][allocation]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   const Index width = GENERATE(64, 512);
   CAPTURE(width);
   Counted model(make_model(width));
@@ -94,7 +94,7 @@ TEST_CASE("two threads allocate nothing, either", "[train][allocation]") {
 }
 
 TEST_CASE("log_prob and sample allocate nothing with a cache that has grown", "[flow][allocation]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   const Index width = GENERATE(64, 512), n = GENERATE(1, 256, 1000), context_dim = GENERATE(0, 3);
   CAPTURE(width, n, context_dim);
   const Model model = make_model(width, context_dim);
@@ -113,7 +113,7 @@ TEST_CASE("log_prob and sample allocate nothing with a cache that has grown", "[
 }
 
 TEST_CASE("ParallelFlow allocates nothing on any of its threads, once their caches have grown", "[flow][allocation]") {
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   const int threads = GENERATE(1, 2);
   CAPTURE(threads);
   const Counted model(make_model(64, 3));

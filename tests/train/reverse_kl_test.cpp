@@ -203,12 +203,12 @@ TEST_CASE("Threads: the same bits for the same count, and nothing allocated", "[
   };
   CHECK(run() == run());
 
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   auto flow = small_flow<float>(9);
   Trainer trainer(flow, ReverseKl(data::energy("u1"), estimator), {}, threads);
   Rng rng(7);
   trainer.step({.n = 100}, rng, 1e-3);
-  CHECK(test::allocations_in([&] { trainer.step({.n = 100}, rng, 1e-3); }) == 0);
+  CHECK(testing::allocations_in([&] { trainer.step({.n = 100}, rng, 1e-3); }) == 0);
 }
 
 TEST_CASE("fit_variational says what is wrong", "[reverse_kl]") {

@@ -71,9 +71,9 @@ TEMPLATE_TEST_CASE("Keep::output rebuilds what Keep::everything keeps", "[traine
   Trainer kept_single_draws(single, objective), rebuilt_single_draws(single, objective, {}, 1, Keep::output);
   compare(kept_single_draws, rebuilt_single_draws, DrawView<S>{.n = 50});
 
-  if (!test::counts_allocations()) return;
+  if (!testing::counts_allocations()) return;
   rebuilt.step({.x = x}, 1e-3);
-  CHECK(test::allocations_in([&] { rebuilt.step({.x = x}, 1e-3); }) == 0);
+  CHECK(testing::allocations_in([&] { rebuilt.step({.x = x}, 1e-3); }) == 0);
 }
 
 TEST_CASE("Any number of threads takes the same step, whether or not they share the parameters", "[trainer]") {

@@ -153,9 +153,9 @@ class Autoregressive {
     net_.sweep_pullback(cache.x.view(), call.context, cache.net, d_out, d_raw, d_context,
                         gradient ? &gradient->net : nullptr, [&](Index i) {
                           transformer_.forward_pullback(parameters(cache.raw.view(), i), column(cache.z.view(), i),
-                                                        column(cache.x.view(), i), column(cache.log_slope.view(), i),
-                                                        cache.transformers[at(i)], column(d_out, i), d_log_det,
-                                                        column(d_in, i), parameters(d_raw, i));
+                                                        column(cache.x.view(), i), cache.transformers[at(i)],
+                                                        column(d_out, i), d_log_det, column(d_in, i),
+                                                        parameters(d_raw, i));
                         });
     if (d_z) detail::scatter_features<S>(d_in, order_, *d_z);
   }
@@ -173,15 +173,14 @@ class Autoregressive {
       for (Index i = 0; i < dim(); ++i) d_log_slope.col(i) = d_log_det;
       Batch<S> d_by_parameter = cache.d_by_parameter.resize(n * dim(), transformer_.parameter_count());
       transformer_.inverse_pullback(cache.by_parameter.view(), all(cache.x.view()), all(cache.z.view()),
-                                    all(cache.log_slope.view()), cache.transformers.front(), all(d_out),
-                                    all(d_log_slope), all(d_in), d_by_parameter);
+                                    cache.transformers.front(), all(d_out), all(d_log_slope), all(d_in),
+                                    d_by_parameter);
       regroup_back(d_by_parameter, d_raw);
     } else {
       for (Index i = 0; i < dim(); ++i)
         transformer_.inverse_pullback(parameters(cache.raw.view(), i), column(cache.x.view(), i),
-                                      column(cache.z.view(), i), column(cache.log_slope.view(), i),
-                                      cache.transformers[at(i)], column(d_out, i), d_log_det, column(d_in, i),
-                                      parameters(d_raw, i));
+                                      column(cache.z.view(), i), cache.transformers[at(i)], column(d_out, i), d_log_det,
+                                      column(d_in, i), parameters(d_raw, i));
     }
     Batch<S> d_through_net = d_out;  // what came in has been read
     net_.pullback(cache.x.view(), call.context, cache.net, d_raw, d_x ? &d_through_net : nullptr, d_context,

@@ -173,11 +173,10 @@ class Coupling {
     for (Index j = 0; j < moved_.size(); ++j) d_log_slope.col(j) = d_log_det;
     Batch<S> d_raw = cache.d_raw.resize(n, net_.outputs());
     Batch<S> d_moved = d_in ? moved_.writable(*d_in, cache.d_in) : cache.d_in.resize(n, moved_.size());
-    (transformer_.*pullback)(cache.raw.view().reshaped_as(elements, transformer_.parameter_count()),
-                             flat(moved_.gathered(in, cache.in)), flat(moved_.gathered(out, cache.out)),
-                             flat(ConstBatch<S>(cache.log_slope.view())), cache.transformer,
-                             flat(moved_.gather(d_out, cache.d_out)), flat(ConstBatch<S>(d_log_slope)), flat(d_moved),
-                             d_raw.reshaped_as(elements, transformer_.parameter_count()));
+    (transformer_.*pullback)(
+        cache.raw.view().reshaped_as(elements, transformer_.parameter_count()), flat(moved_.gathered(in, cache.in)),
+        flat(moved_.gathered(out, cache.out)), cache.transformer, flat(moved_.gather(d_out, cache.d_out)),
+        flat(ConstBatch<S>(d_log_slope)), flat(d_moved), d_raw.reshaped_as(elements, transformer_.parameter_count()));
     if (d_in) moved_.scatter(cache.d_in, *d_in);
     Batch<S> d_kept = cache.d_kept.resize(n, kept_.size());
     net_.pullback(kept_.gathered(in, cache.kept), call.context, cache.net, d_raw, d_in ? &d_kept : nullptr, d_context,

@@ -13,7 +13,7 @@ namespace rhei {
 /// How the learning rate changes over a run.
 enum class Schedule {
   constant,  ///< the initial rate throughout
-  cosine  ///< from the initial rate to 0 along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)
+  cosine     ///< from the initial rate to 0 along half a cosine (Loshchilov & Hutter 2017, eq. 5, without restarts)
 };
 
 /// The factor on the initial learning rate when `fraction` (0 to 1) of the run is done.

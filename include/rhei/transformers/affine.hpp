@@ -52,8 +52,8 @@ class Affine {
   }
 
   /// d_z = e^s d_x, d_t = d_x, d_s = z d_z + d_log_slope, d_raw_1 = d_s ds/draw_1.
-  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S>, ConstValues<S>, Cache& cache,
-                        ConstValues<S> d_x, ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
+  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S>, Cache& cache, ConstValues<S> d_x,
+                        ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
     Values<S> d_s = column(d_raw, 1);
     d_z.array() = d_x.array() * cache.slope.values().array();
     d_s.array() = d_z.array() * z.array() + d_log_slope.array();
@@ -62,8 +62,8 @@ class Affine {
   }
 
   /// d_x = e^-s d_z, d_t = -d_x, d_s = -z d_z - d_log_slope, d_raw_1 = d_s ds/draw_1.
-  void inverse_pullback(ConstBatch<S> raw, ConstValues<S>, ConstValues<S> z, ConstValues<S>, Cache& cache,
-                        ConstValues<S> d_z, ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
+  void inverse_pullback(ConstBatch<S> raw, ConstValues<S>, ConstValues<S> z, Cache& cache, ConstValues<S> d_z,
+                        ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
     Values<S> d_s = column(d_raw, 1);
     d_x.array() = d_z.array() / cache.slope.values().array();
     d_s.array() = -d_z.array() * z.array() - d_log_slope.array();

@@ -38,13 +38,13 @@ class InvertedTransformer {
   void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     transformer_.forward(raw, x, z, log_slope, cache);
   }
-  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S> x, ConstValues<S> log_slope, Cache& cache,
-                        ConstValues<S> d_x, ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
-    transformer_.inverse_pullback(raw, z, x, log_slope, cache, d_x, d_log_slope, d_z, d_raw);
+  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S> x, Cache& cache, ConstValues<S> d_x,
+                        ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
+    transformer_.inverse_pullback(raw, z, x, cache, d_x, d_log_slope, d_z, d_raw);
   }
-  void inverse_pullback(ConstBatch<S> raw, ConstValues<S> x, ConstValues<S> z, ConstValues<S> log_slope, Cache& cache,
-                        ConstValues<S> d_z, ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
-    transformer_.forward_pullback(raw, x, z, log_slope, cache, d_z, d_log_slope, d_x, d_raw);
+  void inverse_pullback(ConstBatch<S> raw, ConstValues<S> x, ConstValues<S> z, Cache& cache, ConstValues<S> d_z,
+                        ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
+    transformer_.forward_pullback(raw, x, z, cache, d_z, d_log_slope, d_x, d_raw);
   }
 
   template <Real U>

@@ -141,12 +141,12 @@ class RationalQuadratic {
   void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     evaluate<false>(raw, x, z, log_slope, cache);
   }
-  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S>, ConstValues<S>, Cache& cache,
-                        ConstValues<S> d_x, ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
+  void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S>, Cache& cache, ConstValues<S> d_x,
+                        ConstValues<S> d_log_slope, Values<S> d_z, Batch<S> d_raw) const {
     pull_back<true>(raw, z, cache, d_x, d_log_slope, d_z, d_raw);
   }
-  void inverse_pullback(ConstBatch<S> raw, ConstValues<S> x, ConstValues<S>, ConstValues<S>, Cache& cache,
-                        ConstValues<S> d_z, ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
+  void inverse_pullback(ConstBatch<S> raw, ConstValues<S> x, ConstValues<S>, Cache& cache, ConstValues<S> d_z,
+                        ConstValues<S> d_log_slope, Values<S> d_x, Batch<S> d_raw) const {
     pull_back<false>(raw, x, cache, d_z, d_log_slope, d_x, d_raw);
   }
 

@@ -31,14 +31,14 @@ class Shift {
     log_slope.setZero();
   }
   /// d_z = d_t = d_x.
-  void forward_pullback(ConstBatch<S>, ConstValues<S>, ConstValues<S>, ConstValues<S>, Cache&, ConstValues<S> d_x,
-                        ConstValues<S>, Values<S> d_z, Batch<S> d_raw) const {
+  void forward_pullback(ConstBatch<S>, ConstValues<S>, ConstValues<S>, Cache&, ConstValues<S> d_x, ConstValues<S>,
+                        Values<S> d_z, Batch<S> d_raw) const {
     d_z = d_x;
     d_raw.col(0) = d_x;
   }
   /// d_x = d_z, d_t = -d_z.
-  void inverse_pullback(ConstBatch<S>, ConstValues<S>, ConstValues<S>, ConstValues<S>, Cache&, ConstValues<S> d_z,
-                        ConstValues<S>, Values<S> d_x, Batch<S> d_raw) const {
+  void inverse_pullback(ConstBatch<S>, ConstValues<S>, ConstValues<S>, Cache&, ConstValues<S> d_z, ConstValues<S>,
+                        Values<S> d_x, Batch<S> d_raw) const {
     d_x = d_z;
     d_raw.col(0) = -d_z;
   }

@@ -11,7 +11,7 @@
 ///
 /// - `forward(raw, z, x, log_slope, cache)` writes x = f(z) and log f'(z); `inverse(raw, x, z, log_slope, cache)`
 ///   writes z and log dz/dx.
-/// - `forward_pullback(raw, z, x, log_slope, cache, d_x, d_log_slope, d_z, d_raw)` is shown what forward saw and wrote;
+/// - `forward_pullback(raw, z, x, cache, d_x, d_log_slope, d_z, d_raw)` is shown what forward saw and made;
 ///   it writes d_z and d_raw (N x m). `inverse_pullback` mirrors it.
 ///
 /// All zero in `raw` is the identity, so that a fresh flow is one.
@@ -34,8 +34,8 @@ concept Transformer = std::copyable<T> && Real<typename T::Scalar> && std::defau
       { T::from_options(Options()) } -> std::same_as<T>;
       t.forward(raw, in, out, out, cache);
       t.inverse(raw, in, out, out, cache);
-      t.forward_pullback(raw, in, in, in, cache, in, in, out, d_raw);
-      t.inverse_pullback(raw, in, in, in, cache, in, in, out, d_raw);
+      t.forward_pullback(raw, in, in, cache, in, in, out, d_raw);
+      t.inverse_pullback(raw, in, in, cache, in, in, out, d_raw);
     };
 // clang-format on
 
