@@ -9,8 +9,6 @@
 using namespace rhei;
 using namespace rhei::testing;
 
-namespace {}  // namespace
-
 TEST_CASE("options hold each kind of value", "[options]") {
   const Options options = Options("layer")
                               .set("flag", true)
