@@ -94,6 +94,7 @@
 #include <rhei/train/fit_variational.hpp>
 #include <rhei/train/importance.hpp>
 #include <rhei/train/log_density.hpp>
+#include <rhei/train/log_variance.hpp>
 #include <rhei/train/objective.hpp>
 #include <rhei/train/progress.hpp>
 #include <rhei/train/reverse_kl.hpp>

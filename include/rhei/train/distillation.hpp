@@ -8,7 +8,9 @@
 ///   KL(student || teacher) = E_{x ~ student}[log student(x) - log teacher(x)].
 ///
 /// The teacher's parameters stay as they are; the gradient reaches the student through x, the teacher's input. The loss
-/// is the divergence itself, in nats, and its least value 0.
+/// is the divergence itself, in nats, and its least value 0. Where the teacher has modes that are apart,
+/// LogVariance(FixedDensity(teacher)) learns how the mass is divided between them, of which the path gradient hardly
+/// knows.
 
 #include <rhei/train/reverse_kl.hpp>
 

@@ -10,12 +10,14 @@
 
 #include <rhei/train/distillation.hpp>
 #include <rhei/train/importance.hpp>
+#include <rhei/train/log_variance.hpp>
 #include <rhei/train/reverse_kl.hpp>
 #include <rhei/train/run.hpp>
 
 namespace rhei {
 
-/// Fits a flow's draws by an objective that learns from them: ReverseKl, Distillation or ImportanceWeighted.
+/// Fits a flow's draws by an objective that learns from them: ReverseKl, Distillation,
+/// ImportanceWeighted or LogVariance.
 ///
 /// options.batch_size rows are drawn at every step, an epoch is 100 steps, and the last parameters remain. Nothing is
 /// held out: validation_fraction and patience must be 0. A conditional flow needs draw_context(n, rng), which gives n

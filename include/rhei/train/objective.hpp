@@ -12,8 +12,8 @@
 /// holds the share's context and a generator of this thread's own, `work` what is kept from step to step. One objective
 /// serves all threads at once: what it evaluates (a target, a teacher) must allow that.
 ///
-/// MaximumLikelihood learns from data. ReverseKl, Distillation and ImportanceWeighted learn from what the flow itself
-/// draws; they have headers of their own.
+/// MaximumLikelihood learns from data. ReverseKl, Distillation, ImportanceWeighted and LogVariance learn from what the
+/// flow itself draws; they have headers of their own.
 
 #include <functional>
 #include <rhei/core/flow.hpp>
