@@ -49,6 +49,16 @@ TEMPLATE_TEST_CASE("products agree with sums of products at every shape", "[prod
         c.setConstant(std::numeric_limits<S>::quiet_NaN());
         set_product_transposed(c, a, b_t);
         CHECK(close(c, product, k));
+        const RowVector<S> row = random_matrix<S>(1, n, rng);
+        c.setConstant(std::numeric_limits<S>::quiet_NaN());
+        detail::multiply<false, false>(detail::writable_panel(c), detail::panel(a), detail::panel(b),
+                                       detail::Start<S>{row.data()}, detail::Finish<S>{.relu = true});
+        CHECK(close(c, (product.rowwise() + row.template cast<double>()).cwiseMax(0), k));
+        const Matrix<S> output = random_matrix<S>(m, n, rng);
+        detail::multiply<false, true>(detail::writable_panel(c), detail::panel(a), detail::panel(b_t),
+                                      detail::Start<S>::zero(),
+                                      detail::Finish<S>{.relu_output = output.data(), .stride = m});
+        CHECK(close(c, product.cwiseProduct((output.array() > 0).template cast<double>().matrix()), k));
       }
 }
 

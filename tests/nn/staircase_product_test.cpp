@@ -60,10 +60,21 @@ TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[produ
     Matrix<S> d = Matrix<S>::Zero(p, q);
     detail::StaircaseProduct<S>::add_gradient(d, ConstBatch<S>(x), ConstBatch<S>(y), stairs, packed);
     CHECK(worst(d, gradient, n) < 8);
-    detail::StaircaseProduct<S>::add(Batch<S>(y), ConstBatch<S>(x), w, stairs, packed);
-    CHECK(worst(y, y0 + x0.lazyProduct(counted), p) < 8);
+    using Product = detail::StaircaseProduct<S>;
+    const Matrix<double> product = x0.lazyProduct(counted);
+    Product::multiply(Batch<S>(y), ConstBatch<S>(x), w, stairs, {}, {}, packed);
+    CHECK(worst(y, y0 + product, p) < 8);
+    const RowVector<S> row = y0.row(0).template cast<S>();
+    y.setConstant(std::numeric_limits<S>::quiet_NaN());
+    Product::multiply(Batch<S>(y), ConstBatch<S>(x), w, stairs, {row.data()}, {.relu = true}, packed);
+    CHECK(worst(y, (product.rowwise() + y0.row(0)).cwiseMax(0), p) < 8);
     y = y0.template cast<S>();
-    detail::StaircaseProduct<S>::add_transposed(Batch<S>(x), ConstBatch<S>(y), w, stairs, packed);
-    CHECK(worst(x, x0 + y0.lazyProduct(counted.transpose()), q) < 8);
+    const Matrix<S> gate = random_matrix<S>(n, p, rng);
+    x.setConstant(std::numeric_limits<S>::quiet_NaN());
+    Product::multiply_transposed(Batch<S>(x), ConstBatch<S>(y), w, stairs, {.relu_output = gate.data(), .stride = n},
+                                 packed);
+    CHECK(worst(x,
+                y0.lazyProduct(counted.transpose()).cwiseProduct((gate.array() > 0).template cast<double>().matrix()),
+                q) < 8);
   }
 }

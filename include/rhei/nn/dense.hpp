@@ -53,14 +53,7 @@ ConstBatch<S> read(const Buffer<S>& buffer) {
 /// Every row of y = row.
 template <Real S>
 void fill_rows(Batch<S> y, const S* row) {
-  const Index rows = y.rows();
-  if (rows == 1)  // column by column would be one scalar at a time
-    y = ConstBatch<S>(row, 1, y.cols());
-  else if (rows < 8)  // and here an expression for two to seven
-    for (S *to = y.data(), *end = to + y.size(); to < end; to += rows, ++row)
-      for (Index i = 0; i < rows; ++i) to[i] = *row;
-  else
-    for (Index j = 0; j < y.cols(); ++j) y.col(j).setConstant(row[j]);
+  begin_product(writable_panel(y), Start<S>{row});
 }
 
 /// row += the sum of the rows of d.
@@ -72,28 +65,42 @@ void add_row_sums(std::type_identity_t<ConstBatch<S>> d, Batch<S> row) {
     for (Index j = 0; j < d.cols(); ++j) row(0, j) += d.col(j).sum();
 }
 
-/// y = bias + context * weight + x W, the part of the context computed once where it is one row for all of y.
+/// y = finish(bias + context * weight + x W), the part of the context computed once where it is one row for all of y.
 /// `row` is scratch.
 template <Real S>
 void affine(std::type_identity_t<ConstBatch<S>> x, const Matrix<S>& weight, const RowVector<S>& bias, Batch<S> y,
-            std::type_identity_t<ConstBatch<S>> context, const Matrix<S>& context_weight, Buffer<S>& row) {
+            std::type_identity_t<ConstBatch<S>> context, const Matrix<S>& context_weight, Buffer<S>& row,
+            Finish<S> finish = {}) {
+  Start<S> start{bias.data()};
   if (context.cols() > 0 && context.rows() == 1) {
     auto shared = row.resize(1, bias.size());
     shared = bias;
     add_product(shared, context, context_weight);
-    fill_rows(y, shared.data());
-  } else {
-    fill_rows(y, bias.data());
-    if (context.cols() > 0) add_product(y, context, context_weight);
+    start.values = shared.data();
+  } else if (context.cols() > 0) {
+    multiply<false, false>(writable_panel(y), panel(context), panel(context_weight), start);
+    start = {};
   }
-  add_product(y, x, weight);
+  multiply<false, false>(writable_panel(y), panel(x), panel(weight), start, finish);
 }
 
-/// y = x W + bias.
+/// y = finish(x W + bias).
 template <Real S>
-void affine(std::type_identity_t<ConstBatch<S>> x, const Matrix<S>& weight, const RowVector<S>& bias, Batch<S> y) {
-  fill_rows(y, bias.data());
-  add_product(y, x, weight);
+void affine(std::type_identity_t<ConstBatch<S>> x, const Matrix<S>& weight, const RowVector<S>& bias, Batch<S> y,
+            Finish<S> finish = {}) {
+  multiply<false, false>(writable_panel(y), panel(x), panel(weight), Start<S>{bias.data()}, finish);
+}
+
+/// What a product with the derivative by y = relu(x) ends with, to become that by x.
+template <Real S>
+Finish<S> relu_pullback(ConstBatch<S> y) {
+  return {.relu_output = y.data(), .stride = panel(y).stride};
+}
+
+/// d_x = finish(d W^T).
+template <Real S>
+void affine_pullback(Batch<S> d_x, std::type_identity_t<ConstBatch<S>> d, const Matrix<S>& weight, Finish<S> finish) {
+  multiply<false, true>(writable_panel(d_x), panel(d), panel(weight), Start<S>::zero(), finish);
 }
 
 /// Adds the gradients of y = x W + bias, given d = dL/dy.

@@ -210,6 +210,7 @@ class Made {
   /// Writes the outputs for an input that is known. Outputs must not overlap inputs.
   void forward(ConstBatch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache) const {
     prepare("Made::forward", input, context, output, cache);
+    if (input.rows() < few_rows) start_all_sums(context, output, cache);
     if (1 < input.rows() && input.rows() < few_rows)
       return run_range(0, features(), input, output, cache, [](Index) {});
     for (Index l = 0; l <= last(); ++l) {
@@ -218,23 +219,32 @@ class Made {
       if (input.rows() == 1)  // one matrix-vector product a degree
         for (Index g = 0; g < features(); ++g) add_block(l, block(l, 0, g + 1, g, g + 1), x, y);
       else
-        Product::add(y, x, parameters_.weight[at(l)], stairs_[at(l)], cache.packed);
-      if (l < last()) finish(l, 0, width(l), cache);
+        Product::multiply(y, x, parameters_.weight[at(l)], stairs_[at(l)], start_sums(l, context, y, cache),
+                          {.relu = l < last() && is_plain_relu()}, cache.packed);
+      if (l < last() && is_plain_relu() && input.rows() > 1)
+        cache.units += width(l);
+      else if (l < last())
+        finish(l, 0, width(l), cache);
     }
   }
 
   /// Writes d_input and adds to d_context and gradient, each of which may be null, given d_output = dL/doutput.
   void pullback(ConstBatch<S> input, ConstBatch<S> context, Cache& cache, ConstBatch<S> d_output, Batch<S>* d_input,
                 Batch<S>* d_context, Gradient* gradient) const {
-    if (d_input) d_input->setZero();
     run_back("Made::pullback", input, context, cache, d_input, d_output, d_context, gradient, [&] {
-      if (input.rows() < few_rows) return run_back_range(0, features(), d_input, d_output, cache, [](Index) {});
+      if (input.rows() < few_rows) {
+        if (d_input) d_input->setZero();
+        start_all_pullbacks(cache);
+        return run_back_range(0, features(), d_input, d_output, cache, [](Index) {});
+      }
       for (Index l = last(); l >= 0; --l) {
-        if (l < last()) finish_pullback(l, 0, width(l), cache);
+        if (l < last() && !is_plain_relu()) finish_pullback(l, 0, width(l), cache);
         if (l > 0 || d_input)
-          Product::add_transposed(l == 0 ? *d_input : cache.d_sum[at(l - 1)].view(),
-                                  l == last() ? d_output : detail::read(cache.d_sum[at(l)]), parameters_.weight[at(l)],
-                                  stairs_[at(l)], cache.packed);
+          Product::multiply_transposed(
+              l == 0 ? *d_input : cache.d_sum[at(l - 1)].view(),
+              l == last() ? d_output : detail::read(cache.d_sum[at(l)]), parameters_.weight[at(l)], stairs_[at(l)],
+              l > 0 && is_plain_relu() ? detail::relu_pullback(after(cache, l - 1)) : detail::Finish<S>(),
+              cache.packed);
       }
     });
   }
@@ -244,6 +254,7 @@ class Made {
   template <class MakeFeature>
   void sweep(Batch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache, MakeFeature&& make) const {
     prepare("Made::sweep", input, context, output, cache);
+    start_all_sums(context, output, cache);
     run_range(0, features(), input, output, cache, make);
   }
 
@@ -253,8 +264,10 @@ class Made {
   template <class PullFeature>
   void sweep_pullback(ConstBatch<S> input, ConstBatch<S> context, Cache& cache, Batch<S> d_input, Batch<S> d_output,
                       Batch<S>* d_context, Gradient* gradient, PullFeature&& pull) const {
-    run_back("Made::sweep_pullback", input, context, cache, &d_input, d_output, d_context, gradient,
-             [&] { run_back_range(0, features(), &d_input, d_output, cache, pull); });
+    run_back("Made::sweep_pullback", input, context, cache, &d_input, d_output, d_context, gradient, [&] {
+      start_all_pullbacks(cache);
+      run_back_range(0, features(), &d_input, d_output, cache, pull);
+    });
   }
 
   template <Real T>
@@ -341,6 +354,8 @@ class Made {
   }
   /// Whether s_l is added to s_{l+2}.
   [[nodiscard]] bool is_trunk(Index l) const { return options_.residual && l % 2 == 0 && l < last(); }
+  /// Whether between two maps there is ReLU and nothing else, which products do on their way.
+  [[nodiscard]] bool is_plain_relu() const { return options_.activation == Activation::relu && !options_.residual; }
   [[nodiscard]] bool is_activated(Index l) const { return !options_.residual || l + 1 < last(); }
   /// Whether the activation may overwrite s_l.
   [[nodiscard]] bool is_in_place(Index l) const {
@@ -354,7 +369,7 @@ class Made {
   /// products.
   [[nodiscard]] Index leaf(Index rows) const { return rows == 1 ? features() : 4; }
 
-  /// Fills all sums with what does not depend on the features.
+  /// Checks the shapes and makes room.
   void prepare(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Batch<S> output,
                Cache& cache) const {
     const Index rows = input.rows();
@@ -366,39 +381,36 @@ class Made {
     for (auto* buffers : {&cache.sum, &cache.after, &cache.d_sum})
       if (buffers->size() != at(last())) buffers->resize(at(last()));
     for (Index l = 0; l < last(); ++l) {
-      start_sums(l, context, cache.sum[at(l)].resize(rows, width(l)), cache);
+      cache.sum[at(l)].resize(rows, width(l));
       if (!is_in_place(l)) cache.after[at(l)].resize(rows, width(l));
     }
-    start_sums(last(), context, output, cache);
   }
 
-  /// The sums of map l as far as they depend on no feature: bias and context.
-  void start_sums(Index l, const ConstBatch<S>& context, Batch<S> sum, Cache& cache) const {
-    const RowVector<S>& bias = parameters_.bias[at(l)];
+  /// What the sums of map l depend on besides features, bias and context: one row for all rows of a batch, where that
+  /// is so (it stays until the next call); else it is written to `sum`.
+  detail::Start<S> start_sums(Index l, const ConstBatch<S>& context, Batch<S> sum, Cache& cache) const {
+    const detail::Start<S> bias{parameters_.bias[at(l)].data()};
+    if (!takes_context(l)) return bias;
     const bool is_shared = context.rows() == 1;  // computed once for all rows
-    if (!takes_context(l)) {
-      detail::fill_rows(sum, bias.data());
-    } else if (activates_context(l)) {
+    const Batch<S> start = is_shared ? cache.row.resize(1, width(l)) : sum;
+    if (activates_context(l)) {
       const Batch<S> own = cache.context_sum.resize(context.rows(), width(l));
       const Batch<S> activated = cache.context_after.resize(context.rows(), width(l));
       detail::affine(context, context_weight(parameters_, l), parameters_.context_bias, own);
       activate<S>(options_.activation, own, activated);
-      if (is_shared) {
-        auto shared = cache.row.resize(1, width(l));
-        shared = activated + ConstBatch<S>(bias);
-        detail::fill_rows(sum, shared.data());
-      } else {
-        detail::fill_rows(sum, bias.data());
-        sum += activated;
-      }
-    } else if (is_shared) {
-      auto shared = cache.row.resize(1, width(l));
-      shared = bias;
-      add_product(shared, context, context_weight(parameters_, l));
-      detail::fill_rows(sum, shared.data());
+      detail::fill_rows(start, bias.values);
+      Batch<S>(start) += activated;
     } else {
-      detail::fill_rows(sum, bias.data());
-      add_product(sum, context, context_weight(parameters_, l));
+      detail::affine(context, context_weight(parameters_, l), parameters_.bias[at(l)], start);
+    }
+    return is_shared ? detail::Start<S>{start.data()} : detail::Start<S>();
+  }
+
+  /// Starts all sums, for a caller that adds to them by and by.
+  void start_all_sums(const ConstBatch<S>& context, Batch<S> output, Cache& cache) const {
+    for (Index l = 0; l <= last(); ++l) {
+      const Batch<S> sum = l == last() ? output : cache.sum[at(l)].view();
+      if (const auto row = start_sums(l, context, sum, cache); row.values) detail::fill_rows(sum, row.values);
     }
   }
 
@@ -422,6 +434,11 @@ class Made {
                                  cache.row);
   }
 
+  /// Zeros, for a caller that adds to them by and by.
+  void start_all_pullbacks(Cache& cache) const {
+    for (Buffer<S>& d : cache.d_sum) d.view().setZero();
+  }
+
   /// Pulls the outputs back to the sums by `back`, and from these to the parameters.
   template <class Back>
   void run_back(std::string_view where, ConstBatch<S> input, ConstBatch<S> context, Cache& cache, Batch<S>* d_input,
@@ -432,7 +449,7 @@ class Made {
     if (d_input) detail::check_shape(where, "d_input", d_input->rows(), d_input->cols(), input.rows(), input.cols());
     if (d_context)
       detail::check_shape(where, "d_context", d_context->rows(), d_context->cols(), context.rows(), context.cols());
-    for (Index l = 0; l < last(); ++l) cache.d_sum[at(l)].resize(input.rows(), width(l)).setZero();
+    for (Index l = 0; l < last(); ++l) cache.d_sum[at(l)].resize(input.rows(), width(l));
     back();
     for (Index l = 0; l <= last(); ++l) {
       const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);

@@ -85,6 +85,7 @@ class Mlp {
     const auto& [weight, bias, context_weight] = parameters_;
     const std::size_t last = weight.size() - 1;
     const bool in_place = derivative_from_output(options_.activation);
+    const bool is_relu = options_.activation == Activation::relu;  // which the products do on their way
     const Index n = input.rows();
     cache.rows = n;
     cache.before.resize(last);
@@ -92,11 +93,12 @@ class Mlp {
     for (std::size_t l = 0; l <= last; ++l) {
       const Index width = bias[l].size();
       Batch<S> sum = l == last ? output : (in_place ? cache.after : cache.before)[l].resize(n, width);
+      const detail::Finish<S> finish{.relu = is_relu && l < last};
       if (l == 0)
-        detail::affine(input, weight[0], bias[0], sum, context, context_weight, cache.row);
+        detail::affine(input, weight[0], bias[0], sum, context, context_weight, cache.row, finish);
       else
-        detail::affine(detail::read(cache.after[l - 1]), weight[l], bias[l], sum);
-      if (l < last) activate(options_.activation, sum, in_place ? sum : cache.after[l].resize(n, width));
+        detail::affine(detail::read(cache.after[l - 1]), weight[l], bias[l], sum, finish);
+      if (l < last && !is_relu) activate(options_.activation, sum, in_place ? sum : cache.after[l].resize(n, width));
     }
   }
 
@@ -106,14 +108,15 @@ class Mlp {
     if (!d_input && !d_context && !gradient) return;
     const auto& [weight, bias, context_weight] = parameters_;
     const bool in_place = derivative_from_output(options_.activation);
+    const bool is_relu = options_.activation == Activation::relu;
     const std::size_t last = weight.size() - 1;
     const auto d_sum = [&](std::size_t l) { return l == last ? d_output : detail::read(cache.d[l % 2]); };
     for (std::size_t l = last; l > 0; --l) {
       const ConstBatch<S> x = detail::read(cache.after[l - 1]);
       if (gradient) detail::add_affine_gradient(x, d_sum(l), gradient->weight[l], gradient->bias[l]);
       Batch<S> d_x = cache.d[(l - 1) % 2].resize(x.rows(), x.cols());
-      set_product_transposed(d_x, d_sum(l), weight[l]);
-      activate_pullback(options_.activation, in_place ? x : detail::read(cache.before[l - 1]), x, d_x);
+      detail::affine_pullback(d_x, d_sum(l), weight[l], is_relu ? detail::relu_pullback(x) : detail::Finish<S>());
+      if (!is_relu) activate_pullback(options_.activation, in_place ? x : detail::read(cache.before[l - 1]), x, d_x);
     }
     const ConstBatch<S> d = d_sum(0);
     if (gradient) detail::add_affine_gradient(input, d, gradient->weight[0], gradient->bias[0]);

@@ -15,19 +15,11 @@
 #include <algorithm>
 #include <rhei/core/types.hpp>
 #include <rhei/nn/few_rows.hpp>
+#include <rhei/nn/product_kernel.hpp>
 #include <type_traits>
 
 namespace rhei {
 namespace detail {
-
-/// A column-major block: columns of `rows` contiguous values, `stride` apart.
-template <class S>
-struct Panel {
-  S* data;
-  Index rows, cols, stride;
-
-  [[nodiscard]] S* at(Index row, Index col) const { return data + row + col * stride; }
-};
 
 template <class Derived>
 auto panel(const Eigen::MatrixBase<Derived>& matrix) {
@@ -106,55 +98,92 @@ void add_few_rows(Panel<S> c, Panel<const S> a, Panel<const S> b) {
   });
 }
 
-/// c += op(a) * op(b), where op transposes or does not.
+/// The product of packed tiles, both of which stay on the stack: c = finish(start + op(a) * op(b)).
 template <bool transpose_a, bool transpose_b, Real S>
-void add_product(Panel<S> c, Panel<const S> a, Panel<const S> b) {
+void multiply_tiles(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start, Finish<S> finish) {
+  using Kernel = ProductKernel<S>;
+  constexpr Index tile = 256;  // tile * max_depth values are 128 KB
+  constexpr auto order = [](bool transposed) { return transposed ? Eigen::RowMajor : Eigen::ColMajor; };
+  alignas(64) S left[tile * Kernel::max_depth];
+  alignas(64) S right[tile * Kernel::max_depth];
+  const Index whole_depth = transpose_a ? a.rows : a.cols;
+  for (Index k = 0, depth; k < whole_depth; k += depth) {
+    depth = std::min(Kernel::max_depth, whole_depth - k);
+    for (Index j = 0; j < c.cols; j += tile) {
+      const Index cols = std::min(tile, c.cols - j);
+      typename Kernel::template PackRight<order(transpose_b)>()(
+          right, {transpose_b ? b.at(j, k) : b.at(k, j), b.stride}, depth, cols);
+      for (Index i = 0; i < c.rows; i += tile) {
+        const Index rows = std::min(tile, c.rows - i);
+        typename Kernel::template PackLeft<order(transpose_a)>()(
+            left, {transpose_a ? a.at(k, i) : a.at(i, k), a.stride}, depth, rows);
+        Kernel::multiply(c.at(i, j), c.stride, k == 0 ? start.from(j) : Start<S>(),
+                         k + depth == whole_depth ? finish.from(i, j) : Finish<S>(), left, right, rows, depth, cols);
+      }
+    }
+  }
+}
+
+/// c = start + a * b of depth 1 or 2: b_kj lies at b + k b_step + j b_stride.
+template <Real S>
+void multiply_columns(Panel<S> c, const S* a, Index a_stride, const S* b, Index b_step, Index b_stride, Index depth,
+                      Start<S> start) {
+  using ConstColumn = Eigen::Map<const Vector<S>>;
+  const ConstColumn first(a, c.rows), second(depth == 2 ? a + a_stride : a, c.rows);
+  for (Index j = 0; j < c.cols; ++j) {
+    begin_product(c.columns(j, 1), start.from(j));
+    Eigen::Map<Vector<S>> column(c.at(0, j), c.rows);
+    if (depth == 1) column += b[j * b_stride] * first;
+    if (depth == 2) column += b[j * b_stride] * first + b[j * b_stride + b_step] * second;
+  }
+}
+
+/// Rows or columns below which a product is done vector by vector.
+inline constexpr Index few_vectors = 8;
+
+template <bool transpose_b, Real S>
+bool is_thin(Panel<S> c) {
+  return c.cols < few_vectors || c.rows < few_vectors + (fast_across<S> && !transpose_b);
+}
+
+/// c = start + op(a) * op(b), where one side is thin or the depth tiny.
+template <bool transpose_a, bool transpose_b, Real S>
+void multiply_thin(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start) {
   const Index depth = transpose_a ? a.rows : a.cols;
   const auto left = [&](Index i, Index k) { return transpose_a ? a.at(k, i) : a.at(i, k); };
   const auto right = [&](Index k, Index j) { return transpose_b ? b.at(j, k) : b.at(k, j); };
-  // Below `few` rows or columns a product is done vector by vector, over blocks of the other factor that stay in the
-  // second-level cache meanwhile; for one vector they need not, but Eigen may copy its part of it onto the stack.
-  constexpr Index few = 8;
+  // Vector by vector, over blocks of the other factor that stay in the second-level cache meanwhile; for one vector
+  // they need not, but Eigen may copy its part of it onto the stack.
   const Index block = std::min(c.rows, c.cols) > 1 ? 256 : 8192;
+  if (!is_thin<transpose_b>(c))
+    return multiply_columns(c, a.data, a.stride, b.data, transpose_b ? b.stride : 1, transpose_b ? 1 : b.stride, depth,
+                            start);
+  begin_product(c, start);
   if (c.rows == 1 && !transpose_b && (transpose_a || a.stride == 1)) {  // nothing is read twice
     add_by_dots<1>(c.data, c.stride, a.data, Index(0), b.data, b.stride, depth, c.cols);
-  } else if (c.rows < few + fast_across<S> && !transpose_b) {
+  } else if (c.rows < few_vectors + fast_across<S> && !transpose_b) {
     add_few_rows<transpose_a>(c, a, b);
-  } else if (c.rows < few) {
+  } else if (c.rows < few_vectors) {
     for_each_tile(c.rows, c.cols, depth, 1, block, block, [&](Index i, Index, Index j, Index cols, Index k, Index d) {
       add_matrix_vector<false>(c.at(i, j), c.stride, right(k, j), cols, d, b.stride, left(i, k),
                                transpose_a ? 1 : a.stride);
     });
-  } else if (c.cols < few) {
+  } else {
     for_each_tile(c.cols, c.rows, depth, 1, block, block, [&](Index j, Index, Index i, Index rows, Index k, Index d) {
       add_matrix_vector<transpose_a>(c.at(i, j), Index(1), left(i, k), rows, d, a.stride, right(k, j),
                                      transpose_b ? b.stride : 1);
     });
-  } else if (!transpose_a && depth <= 2) {
-    using Column = Eigen::Map<Vector<S>>;
-    using ConstColumn = Eigen::Map<const Vector<S>>;
-    for (Index j = 0; j < c.cols; ++j) {
-      Column column(c.at(0, j), c.rows);
-      if (depth == 1) column += *right(0, j) * ConstColumn(left(0, 0), c.rows);
-      if (depth == 2)
-        column += *right(0, j) * ConstColumn(left(0, 0), c.rows) + *right(1, j) * ConstColumn(left(0, 1), c.rows);
-    }
-  } else {
-    constexpr Index tile = 256;
-    constexpr Index tile_depth = 512 / static_cast<Index>(sizeof(S));  // tile * tile_depth values are 128 KB
-    constexpr auto order = [](bool transposed) { return transposed ? Eigen::RowMajor : Eigen::ColMajor; };
-    // Eigen's kernel itself: the expression c += a * b would compile every other kind of product beside it (several
-    // seconds in each file that includes this), and under OpenMP it would start threads.
-    using Kernel = Eigen::internal::general_matrix_matrix_product<Index, S, order(transpose_a), false, S,
-                                                                  order(transpose_b), false, Eigen::ColMajor, 1>;
-    for_each_tile(
-        c.rows, c.cols, depth, tile, tile, tile_depth, [&](Index i, Index rows, Index j, Index cols, Index k, Index d) {
-          Eigen::internal::gemm_blocking_space<Eigen::ColMajor, S, S, Eigen::Dynamic, Eigen::Dynamic, Eigen::Dynamic>
-              blocking(rows, cols, d, 1, true);
-          Kernel::run(rows, cols, d, left(i, k), a.stride, right(k, j), b.stride, c.at(i, j), 1, c.stride, S(1),
-                      blocking);
-        });
   }
+}
+
+/// c = finish(start + op(a) * op(b)), where op transposes or does not.
+template <bool transpose_a, bool transpose_b, Real S>
+void multiply(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start, Finish<S> finish = {}) {
+  const Index depth = transpose_a ? a.rows : a.cols;
+  if (!is_thin<transpose_b>(c) && depth > (transpose_a ? 0 : 2))
+    return multiply_tiles<transpose_a, transpose_b>(c, a, b, start, finish);
+  multiply_thin<transpose_a, transpose_b>(c, a, b, start);
+  finish_product(c, finish);
 }
 
 }  // namespace detail
@@ -162,36 +191,38 @@ void add_product(Panel<S> c, Panel<const S> a, Panel<const S> b) {
 /// c += a * b, where c is m x n, a is m x k and b is k x n.
 template <class C, class A, class B>
 void add_product(const Eigen::MatrixBase<C>& c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  detail::add_product<false, false>(detail::writable_panel(c), detail::panel(a), detail::panel(b));
+  detail::multiply<false, false>(detail::writable_panel(c), detail::panel(a), detail::panel(b), {});
 }
 
 /// c += a * b^T, where c is m x n, a is m x k and b is n x k: what a linear map sends back to its input.
 template <class C, class A, class B>
 void add_product_transposed(const Eigen::MatrixBase<C>& c, const Eigen::MatrixBase<A>& a,
                             const Eigen::MatrixBase<B>& b) {
-  detail::add_product<false, true>(detail::writable_panel(c), detail::panel(a), detail::panel(b));
+  detail::multiply<false, true>(detail::writable_panel(c), detail::panel(a), detail::panel(b), {});
 }
 
 /// c += a^T * b, where c is m x n, a is k x m and b is k x n: the gradient of a linear map's weights.
 template <class C, class A, class B>
 void add_transposed_product(const Eigen::MatrixBase<C>& c, const Eigen::MatrixBase<A>& a,
                             const Eigen::MatrixBase<B>& b) {
-  detail::add_product<true, false>(detail::writable_panel(c), detail::panel(a), detail::panel(b));
+  detail::multiply<true, false>(detail::writable_panel(c), detail::panel(a), detail::panel(b), {});
 }
 
 /// c = a * b; see add_product.
 template <class C, class A, class B>
 void set_product(const Eigen::MatrixBase<C>& c, const Eigen::MatrixBase<A>& a, const Eigen::MatrixBase<B>& b) {
-  c.const_cast_derived().setZero();
-  add_product(c, a, b);
+  using S = typename C::Scalar;
+  detail::multiply<false, false>(detail::writable_panel(c), detail::panel(a), detail::panel(b),
+                                 detail::Start<S>::zero());
 }
 
 /// c = a * b^T; see add_product_transposed.
 template <class C, class A, class B>
 void set_product_transposed(const Eigen::MatrixBase<C>& c, const Eigen::MatrixBase<A>& a,
                             const Eigen::MatrixBase<B>& b) {
-  c.const_cast_derived().setZero();
-  add_product_transposed(c, a, b);
+  using S = typename C::Scalar;
+  detail::multiply<false, true>(detail::writable_panel(c), detail::panel(a), detail::panel(b),
+                                detail::Start<S>::zero());
 }
 
 }  // namespace rhei

@@ -42,14 +42,15 @@ class Staircase {
 template <Real S>
 class StaircaseProduct {
  public:
-  /// y += x W, for x of n x p and W of p x q.
-  static void add(Batch<S> y, ConstBatch<S> x, const Matrix<S>& w, const Staircase& stairs, Buffer<S>& packed) {
-    multiply<false>(writable_panel(y), panel(x), panel(w), stairs, packed);
+  /// y = finish(start + x W), for x of n x p and W of p x q.
+  static void multiply(Batch<S> y, ConstBatch<S> x, const Matrix<S>& w, const Staircase& stairs, Start<S> start,
+                       Finish<S> finish, Buffer<S>& packed) {
+    run<false>(writable_panel(y), panel(x), panel(w), stairs, start, finish, packed);
   }
-  /// x += y W^T.
-  static void add_transposed(Batch<S> x, ConstBatch<S> y, const Matrix<S>& w, const Staircase& stairs,
-                             Buffer<S>& packed) {
-    multiply<true>(writable_panel(x), panel(y), panel(w), stairs, packed);
+  /// x = finish(y W^T).
+  static void multiply_transposed(Batch<S> x, ConstBatch<S> y, const Matrix<S>& w, const Staircase& stairs,
+                                  Finish<S> finish, Buffer<S>& packed) {
+    run<true>(writable_panel(x), panel(y), panel(w), stairs, Start<S>::zero(), finish, packed);
   }
 
   /// d += x^T y, for those elements of d (p x q) that count.
@@ -72,30 +73,26 @@ class StaircaseProduct {
         PackLeft<Eigen::RowMajor>()(a, {left.at(k, i), left.stride}, depth, rows);
         for (Index j = first, cols; j < whole; j += cols) {
           cols = std::min(cut_cols, whole - j);
-          below.fill(S(0));
-          Kernel()({below.data(), height}, a, b + j * depth, rows, depth, cols, S(1));
+          Kernel::multiply(below.data(), height, Start<S>::zero(), {}, a, b + j * depth, rows, depth, cols);
           for (Index c = 0; c < cols; ++c)
             for (Index r = 0, end = std::min(rows, stairs.end(j + c) - i); r < end; ++r)
               *target.at(i + r, j + c) += below[static_cast<std::size_t>(r + c * height)];
         }
-        Kernel()({target.at(i, whole), target.stride}, a, b + whole * depth, rows, depth, d.cols() - whole, S(1));
+        Kernel::multiply(target.at(i, whole), target.stride, {}, {}, a, b + whole * depth, rows, depth,
+                         d.cols() - whole);
       }
     }
   }
 
  private:
-  using Traits = Eigen::internal::gebp_traits<S, S>;
+  using Kernel = ProductKernel<S>;
+  using Traits = typename Kernel::Traits;
   template <int order>
-  using Source = Eigen::internal::const_blas_data_mapper<S, Index, order>;
-  using Target = Eigen::internal::blas_data_mapper<S, Index, Eigen::ColMajor, Eigen::Unaligned, 1>;
+  using PackLeft = typename Kernel::template PackLeft<order>;
   template <int order>
-  using PackLeft = Eigen::internal::gemm_pack_lhs<S, Index, Source<order>, Traits::mr, Traits::LhsProgress,
-                                                  typename Traits::LhsPacket4Packing, order>;
-  template <int order>
-  using PackRight = Eigen::internal::gemm_pack_rhs<S, Index, Source<order>, Traits::nr, order>;
-  using Kernel = Eigen::internal::gebp_kernel<S, S, Index, Target, Traits::mr, Traits::nr, false, false>;
+  using PackRight = typename Kernel::template PackRight<order>;
 
-  static constexpr Index max_depth = 512 / static_cast<Index>(sizeof(S));
+  static constexpr Index max_depth = Kernel::max_depth;
   static constexpr Index max_rows = 12 * Traits::mr;
   static constexpr Index cut_cols = 2 * Traits::nr;
 
@@ -133,14 +130,22 @@ class StaircaseProduct {
   }
 
   template <bool transposed>
-  static void multiply(Panel<S> result, Panel<const S> left, Panel<const S> w, const Staircase& stairs,
-                       Buffer<S>& packed) {
+  static void run(Panel<S> result, Panel<const S> left, Panel<const S> w, const Staircase& stairs, Start<S> start,
+                  Finish<S> finish, Buffer<S>& packed) {
     constexpr int order = transposed ? Eigen::RowMajor : Eigen::ColMajor;
     const auto at = [&](Index k, Index col) { return transposed ? w.at(col, k) : w.at(k, col); };
     const Index whole_depth = transposed ? w.cols : w.rows;
+    const bool is_one_block = 0 < whole_depth && whole_depth <= max_depth;
+    if (whole_depth == 0) begin_product(result, start);
     std::array<S, cut_cols * max_depth> copy;
     for (Index k = 0, depth; k < whole_depth; k += depth) {
       depth = std::min(max_depth, whole_depth - k);
+      if (k == 0) {  // the columns that the first block reaches begin in the kernel, those that it does not here
+        const Index from = transposed ? stairs.end(depth - 1) : 0;
+        const Index end = transposed ? result.cols : stairs.begin(0);
+        begin_product(result.columns(from, end - from), start.from(from));
+        if (is_one_block) finish_product(result.columns(from, end - from), finish.from(0, from));
+      }
       S* const a = packed.resize((max_rows + round_up(result.cols, Traits::nr)) * depth + result.cols, 1).data();
       S* b = a + max_rows * depth;
       for_each_group<transposed>(stairs, k, depth, [&](const Group& g) {
@@ -164,12 +169,14 @@ class StaircaseProduct {
         PackLeft<Eigen::ColMajor>()(a, {left.at(i, k), left.stride}, depth, rows);
         const S* from = a + max_rows * depth;
         for_each_group<transposed>(stairs, k, depth, [&](const Group& g) {
-          Kernel()({result.at(i, g.col), result.stride}, a, from, rows, g.depth, g.cols, S(1), depth, g.depth,
-                   g.offset);
+          Kernel::multiply(result.at(i, g.col), result.stride, k == 0 ? start.from(g.col) : Start<S>(),
+                           is_one_block ? finish.from(i, g.col) : Finish<S>(), a, from, rows, g.depth, g.cols, depth,
+                           g.depth, g.offset);
           from += g.packed_size();
         });
       }
     }
+    if (!is_one_block) finish_product(result, finish);
   }
 };
 
