@@ -55,8 +55,9 @@ class StaircaseProduct {
 
   /// d += x^T y, for those elements of d (p x q) that count.
   static void add_gradient(Matrix<S>& d, ConstBatch<S> x, ConstBatch<S> y, const Staircase& stairs, Buffer<S>& packed) {
-    // One register's worth of rows at a time: what is computed below the staircase is then least.
-    constexpr Index height = Traits::mr;
+    // One register's worth of rows at a time: what is computed below the staircase is then least. So low a block may be
+    // twice as deep in the first-level cache.
+    constexpr Index height = Traits::mr, max_depth = 2 * Kernel::max_depth;
     std::array<S, height * cut_cols> below;
     const auto target = writable_panel(d);
     const auto left = panel(x), right = panel(y);
@@ -92,7 +93,6 @@ class StaircaseProduct {
   template <int order>
   using PackRight = typename Kernel::template PackRight<order>;
 
-  static constexpr Index max_depth = Kernel::max_depth;
   static constexpr Index max_rows = 12 * Traits::mr;
   static constexpr Index cut_cols = 2 * Traits::nr;
 
@@ -135,11 +135,11 @@ class StaircaseProduct {
     constexpr int order = transposed ? Eigen::RowMajor : Eigen::ColMajor;
     const auto at = [&](Index k, Index col) { return transposed ? w.at(col, k) : w.at(k, col); };
     const Index whole_depth = transposed ? w.cols : w.rows;
-    const bool is_one_block = 0 < whole_depth && whole_depth <= max_depth;
+    const bool is_one_block = 0 < whole_depth && whole_depth <= Kernel::max_depth;
     if (whole_depth == 0) begin_product(result, start);
-    std::array<S, cut_cols * max_depth> copy;
+    std::array<S, cut_cols * Kernel::max_depth> copy;
     for (Index k = 0, depth; k < whole_depth; k += depth) {
-      depth = std::min(max_depth, whole_depth - k);
+      depth = std::min(Kernel::max_depth, whole_depth - k);
       if (k == 0) {  // the columns that the first block reaches begin in the kernel, those that it does not here
         const Index from = transposed ? stairs.end(depth - 1) : 0;
         const Index end = transposed ? result.cols : stairs.begin(0);
