@@ -79,7 +79,7 @@ void finish_product(Panel<S> c, Finish<S> finish) {
           size, [](Lanes<S> x) { return activations::Relu::value(x); }, to, to);
     else
       elementwise(
-          size, [](Lanes<S> d, Lanes<S> y) { return d * activations::Relu::derivative(y, y); }, to, to,
+          size, [](Lanes<S> d, Lanes<S> y) { return select(Lanes<S>(0) < y, d, S(0)); }, to, to,
           finish.relu_output + run * finish.stride);
   }
 }
