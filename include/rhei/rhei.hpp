@@ -44,6 +44,7 @@
 #include <rhei/nn/normal_quantile.hpp>
 #include <rhei/nn/periodic.hpp>
 #include <rhei/nn/product.hpp>
+#include <rhei/nn/product_kernel.hpp>
 #include <rhei/nn/residual_mlp.hpp>
 #include <rhei/nn/staircase_product.hpp>
 
