@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <limits>
@@ -57,7 +58,14 @@ Rates measure_rates() {
   for (Index i = 0; i < n; ++i) x[i] = 0.1f + rng.uniform<float>();
   const float* const from = x.data();
   float* const to = y.data();
-  rates.pass = best_seconds([&] { y = (x + from[0]).max(0.f); }) / count;
+  // The best over distances of the two arrays: where loads and stores meet at the same place of a page, a pass takes
+  // half as long again, and a rate that is measured badly would lower the floor's demands.
+  rates.pass = std::numeric_limits<double>::infinity();
+  Eigen::ArrayXf wide(n + 1024);
+  for (const Index shift : {0, 128, 256, 512, 1024}) {
+    const double own = best_seconds([&] { wide.segment(shift, n) = (x + from[0]).max(0.f); });
+    rates.pass = std::min(rates.pass, own / count);
+  }
   rates.exp = best_seconds([&] { y = x.exp(); }) / count;
   rates.log = best_seconds([&] { y = x.log(); }) / count;
   rates.tanh = best_seconds([&] { y = x.tanh(); }) / count;

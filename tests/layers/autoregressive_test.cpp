@@ -166,6 +166,49 @@ TEST_CASE("a MADE is the textbook's net with masked weights", "[made]") {
     }
 }
 
+TEST_CASE("a MADE takes a batch as it takes its rows one by one", "[made]") {
+  // rows together are products of blocks, which do ReLU on their way; a row alone is products of a matrix and a vector
+  const Activation activation = GENERATE(Activation::relu, Activation::silu);
+  const bool residual = GENERATE(false, true);
+  const Index dim = GENERATE(1, 5, 19), width = GENERATE(16, 150), context_rows = GENERATE(0, 1, 40);
+  CAPTURE(to_string(activation), residual, dim, width, context_rows);
+  constexpr Index rows = 40;
+  const Index context_dim = context_rows > 0 ? 2 : 0;
+  Rng rng(6);
+  const auto net = perturbed(Made<double>(dim, 2, context_dim, {{width, width}, activation, residual}, rng), rng);
+  const Matrix<double> x = normal_rows(rows, dim, 7), d = normal_rows(rows, 2 * dim, 8);
+  const Matrix<double> context = normal_rows(context_rows, context_dim, 9);
+  const auto close = [](const auto& a, const auto& b) {
+    return (a - b).norm() <= 1e-12 * (b.norm() + std::numeric_limits<double>::min());
+  };
+
+  Made<double>::Cache cache, own;
+  Matrix<double> out(rows, 2 * dim), d_x(rows, dim), d_context = Matrix<double>::Zero(context_rows, context_dim);
+  auto gradient = net.make_gradient(), sum = net.make_gradient();
+  Batch<double> want_x(d_x), want_context(d_context);
+  net.forward(x, context, out, cache);
+  net.pullback(x, context, cache, d, &want_x, &want_context, &gradient);
+
+  Matrix<double> d_context_sum = Matrix<double>::Zero(context_rows, context_dim);
+  for (Index i = 0; i < rows; ++i) {
+    const Index at = context_rows == rows ? i : 0, c_rows = std::min<Index>(context_rows, 1);
+    const Matrix<double> row = x.row(i), c = context.middleRows(at, c_rows), d_row = d.row(i);
+    Matrix<double> row_out(1, 2 * dim), d_row_x(1, dim), d_c = Matrix<double>::Zero(c_rows, context_dim);
+    Batch<double> want_row_x(d_row_x), want_c(d_c);
+    net.forward(row, c, row_out, own);
+    net.pullback(row, c, own, d_row, &want_row_x, &want_c, &sum);
+    CHECK(close(out.row(i), row_out));
+    CHECK(close(d_x.row(i), d_row_x));
+    d_context_sum.middleRows(at, c_rows) += d_c;
+  }
+  CHECK(close(d_context, d_context_sum));
+  const auto got = parameter_list<double>(gradient), expected = parameter_list<double>(sum);
+  for (std::size_t k = 0; k < got.size(); ++k) {
+    CAPTURE(got[k].name);
+    CHECK(close(got[k].values, expected[k].values));
+  }
+}
+
 TEST_CASE("sampling evaluates each unit of a MADE exactly once", "[made]") {
   for (const Index rows : {1, 40})
     for (const bool residual : {false, true}) {

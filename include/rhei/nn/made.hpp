@@ -221,10 +221,7 @@ class Made {
       else
         Product::multiply(y, x, parameters_.weight[at(l)], stairs_[at(l)], start_sums(l, context, y, cache),
                           {.relu = l < last() && is_plain_relu()}, cache.packed);
-      if (l < last() && is_plain_relu() && input.rows() > 1)
-        cache.units += width(l);
-      else if (l < last())
-        finish(l, 0, width(l), cache);
+      if (l < last()) finish(l, 0, width(l), cache, input.rows() > 1 && is_plain_relu());
     }
   }
 
@@ -462,13 +459,14 @@ class Made {
     }
   }
 
-  /// From complete sums of `count` units of map l on to what the next map is given.
-  void finish(Index l, Index first, Index count, Cache& cache) const {
+  /// From complete sums of `count` units of map l on to what the next map is given; the product may have done that.
+  void finish(Index l, Index first, Index count, Cache& cache, bool is_done = false) const {
+    cache.units += count;
+    if (is_done) return;
     Batch<S> sum = cache.sum[at(l)].view().features(first, count);
     if (l > 0 && is_trunk(l)) sum += cache.sum[at(l - 2)].view().features(first, count);
     if (is_activated(l))
       activate<S>(options_.activation, sum, is_in_place(l) ? sum : cache.after[at(l)].view().features(first, count));
-    cache.units += count;
   }
 
   /// From what came back to the outputs of `count` units of map l to their sums.

@@ -141,6 +141,7 @@ void multiply_columns(Panel<S> c, const S* a, Index a_stride, const S* b, Index 
 /// Rows or columns below which a product is done vector by vector.
 inline constexpr Index few_vectors = 8;
 
+/// Whether c = a * op(b) is one of these.
 template <bool transpose_b, Real S>
 bool is_thin(Panel<S> c) {
   return c.cols < few_vectors || c.rows < few_vectors + (fast_across<S> && !transpose_b);
