@@ -42,7 +42,7 @@ TEST_CASE("a staircase knows its rows from its columns", "[product]") {
 TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[product]", RHEI_TEST_SCALARS) {
   using S = TestType;
   Rng rng(4);
-  Buffer<S> packed;
+  Buffer<S> scratch;
   for (int repeat = 0; repeat < 120; ++repeat) {
     const Index n = 1 + rng.below(400), p = 1 + rng.below(180), q = 1 + rng.below(180);
     const Index steps = rng.below(std::min<Index>(p, 30));
@@ -58,21 +58,21 @@ TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[produ
       w.col(j).tail(p - stairs.end(j)).setConstant(std::numeric_limits<S>::quiet_NaN());
     }
     Matrix<S> d = Matrix<S>::Zero(p, q);
-    detail::StaircaseProduct<S>::add_gradient(d, ConstBatch<S>(x), ConstBatch<S>(y), stairs, packed);
+    detail::StaircaseProduct<S>::add_gradient(d, ConstBatch<S>(x), ConstBatch<S>(y), stairs);
     CHECK(worst(d, gradient, n) < 8);
     using Product = detail::StaircaseProduct<S>;
     const Matrix<double> product = x0.lazyProduct(counted);
-    Product::multiply(Batch<S>(y), ConstBatch<S>(x), w, stairs, {}, {}, packed);
+    Product::multiply(Batch<S>(y), ConstBatch<S>(x), w, stairs, {}, {}, scratch);
     CHECK(worst(y, y0 + product, p) < 8);
     const RowVector<S> row = y0.row(0).template cast<S>();
     y.setConstant(std::numeric_limits<S>::quiet_NaN());
-    Product::multiply(Batch<S>(y), ConstBatch<S>(x), w, stairs, {row.data()}, {.relu = true}, packed);
+    Product::multiply(Batch<S>(y), ConstBatch<S>(x), w, stairs, {row.data()}, {.relu = true}, scratch);
     CHECK(worst(y, (product.rowwise() + y0.row(0)).cwiseMax(0), p) < 8);
     y = y0.template cast<S>();
     const Matrix<S> gate = random_matrix<S>(n, p, rng);
     x.setConstant(std::numeric_limits<S>::quiet_NaN());
     Product::multiply_transposed(Batch<S>(x), ConstBatch<S>(y), w, stairs, {.relu_output = gate.data(), .stride = n},
-                                 packed);
+                                 scratch);
     CHECK(worst(x,
                 y0.lazyProduct(counted.transpose()).cwiseProduct((gate.array() > 0).template cast<double>().matrix()),
                 q) < 8);

@@ -29,23 +29,27 @@ void for_each_constant(F&& f) {
 
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wignored-attributes"  // of a packet as a template argument, which is Eigen's way
-/// out_i = the sum of the values in lanes[i], for as many as a register holds. (Inlined: else all lanes would be kept
-/// in memory from the beginning.)
+/// Value j of square[i] becomes value i of square[j]. (Inlined: else all lanes would be kept in memory.)
 template <Real S>
-[[gnu::always_inline]] inline void sum_each(const Lanes<S>* lanes, S* out) {
+[[gnu::always_inline]] inline void transpose(Lanes<S>* square) {
   constexpr Index size = Lanes<S>::size;
-  if constexpr (size == 1) {
-    out[0] = lanes[0].p;
-  } else {
+  if constexpr (size > 1) {
     Eigen::internal::PacketBlock<typename Lanes<S>::Packet, size> block;
-    for_each_constant<size>([&](auto i) { block.packet[i] = lanes[i].p; });
+    for_each_constant<size>([&](auto i) { block.packet[i] = square[i].p; });
     Eigen::internal::ptranspose(block);
-    Lanes<S> sum = Lanes<S>::of(block.packet[0]);
-    for_each_constant<size - 1>([&](auto i) { sum = sum + Lanes<S>::of(block.packet[i + 1]); });
-    sum.store(out);
+    for_each_constant<size>([&](auto i) { square[i].p = block.packet[i]; });
   }
 }
 #pragma GCC diagnostic pop
+
+/// out_i = the sum of the values in lanes[i], for as many as a register holds, which are lost.
+template <Real S>
+[[gnu::always_inline]] inline void sum_each(Lanes<S>* lanes, S* out) {
+  transpose(lanes);
+  Lanes<S> sum = lanes[0];
+  for_each_constant<Lanes<S>::size - 1>([&](auto i) { sum = sum + lanes[i + 1]; });
+  sum.store(out);
+}
 
 /// y_rc += sum_k x_rk b_kc for r < rows and c < columns, where y_rc lies at y + r + c y_stride, x_rk at x + r x_stride
 /// + k, and b_kc at b + c b_stride + k.

@@ -76,7 +76,7 @@ class Made {
     std::vector<Buffer<S>> sum, after;  ///< s_l, and what map l + 1 is given where that is not s_l itself
     std::vector<Buffer<S>> d_sum;       ///< dL/ds_l
     Buffer<S> row;                      ///< scratch: one row of sums
-    Buffer<S> packed;                   ///< scratch of the products
+    Buffer<S> scratch;                  ///< of the products
     Buffer<S> context_sum, context_after, d_context_sum;  ///< c W_c + b_c and act of it, where that is what enters s_0
   };
 
@@ -220,7 +220,7 @@ class Made {
         for (Index g = 0; g < features(); ++g) add_block(l, block(l, 0, g + 1, g, g + 1), x, y);
       else
         Product::multiply(y, x, parameters_.weight[at(l)], stairs_[at(l)], start_sums(l, context, y, cache),
-                          {.relu = l < last() && is_plain_relu()}, cache.packed);
+                          {.relu = l < last() && is_plain_relu()}, cache.scratch);
       if (l < last()) finish(l, 0, width(l), cache, input.rows() > 1 && is_plain_relu());
     }
   }
@@ -241,7 +241,7 @@ class Made {
               l == 0 ? *d_input : cache.d_sum[at(l - 1)].view(),
               l == last() ? d_output : detail::read(cache.d_sum[at(l)]), parameters_.weight[at(l)], stairs_[at(l)],
               l > 0 && is_plain_relu() ? detail::relu_pullback(after(cache, l - 1)) : detail::Finish<S>(),
-              cache.packed);
+              cache.scratch);
       }
     });
   }
@@ -451,8 +451,7 @@ class Made {
     for (Index l = 0; l <= last(); ++l) {
       const ConstBatch<S> d = l == last() ? d_output : detail::read(cache.d_sum[at(l)]);
       if (gradient) {
-        Product::add_gradient(gradient->weight[at(l)], l == 0 ? input : after(cache, l - 1), d, stairs_[at(l)],
-                              cache.packed);
+        Product::add_gradient(gradient->weight[at(l)], l == 0 ? input : after(cache, l - 1), d, stairs_[at(l)]);
         detail::add_row_sums(d, Batch<S>(gradient->bias[at(l)]));
       }
       if (takes_context(l)) pull_back_context(l, context, d, d_context, gradient, cache);

@@ -98,56 +98,39 @@ void add_few_rows(Panel<S> c, Panel<const S> a, Panel<const S> b) {
   });
 }
 
-/// The product of packed tiles, both of which stay on the stack: c = finish(start + op(a) * op(b)).
-template <bool transpose_a, bool transpose_b, Real S>
-void multiply_tiles(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start, Finish<S> finish) {
+/// c = finish(start + op(a) * b), stripe by stripe of its rows.
+template <bool transpose_a, Real S>
+void multiply_stripes(Panel<S> c, Panel<const S> a, Right<S> b, Start<S> start, Finish<S> finish) {
   using Kernel = ProductKernel<S>;
-  constexpr Index tile = 256;  // tile * max_depth values are 128 KB
-  constexpr auto order = [](bool transposed) { return transposed ? Eigen::RowMajor : Eigen::ColMajor; };
-  alignas(64) S left[tile * Kernel::max_depth];
-  alignas(64) S right[tile * Kernel::max_depth];
+  typename Kernel::Copy copy;
   const Index whole_depth = transpose_a ? a.rows : a.cols;
-  for (Index k = 0, depth; k < whole_depth; k += depth) {
-    depth = std::min(Kernel::max_depth, whole_depth - k);
-    for (Index j = 0; j < c.cols; j += tile) {
-      const Index cols = std::min(tile, c.cols - j);
-      typename Kernel::template PackRight<order(transpose_b)>()(
-          right, {transpose_b ? b.at(j, k) : b.at(k, j), b.stride}, depth, cols);
-      for (Index i = 0; i < c.rows; i += tile) {
-        const Index rows = std::min(tile, c.rows - i);
-        typename Kernel::template PackLeft<order(transpose_a)>()(
-            left, {transpose_a ? a.at(k, i) : a.at(i, k), a.stride}, depth, rows);
-        Kernel::multiply(c.at(i, j), c.stride, k == 0 ? start.from(j) : Start<S>(),
-                         k + depth == whole_depth ? finish.from(i, j) : Finish<S>(), left, right, rows, depth, cols);
-      }
+  Index k = 0;
+  do {
+    const Index depth = std::min(Kernel::max_depth, whole_depth - k);
+    const bool is_last = k + depth == whole_depth;
+    for (Index i = 0, rows; i < c.rows; i += rows) {
+      rows = Kernel::next_rows(c.rows - i);
+      const auto part = transpose_a ? Panel<const S>{a.at(k, i), depth, rows, a.stride}
+                                    : Panel<const S>{a.at(i, k), rows, depth, a.stride};
+      Stripe<S> left = Kernel::template stripe<transpose_a>(part, c, copy);
+      Kernel::multiply({c.at(i, 0), rows, c.cols, c.stride}, left, 0, b.from(k, 0), depth, k == 0 ? start : Start<S>(),
+                       is_last ? finish.from(i, 0) : Finish<S>());
     }
-  }
-}
-
-/// c = start + a * b of depth 1 or 2: b_kj lies at b + k b_step + j b_stride.
-template <Real S>
-void multiply_columns(Panel<S> c, const S* a, Index a_stride, const S* b, Index b_step, Index b_stride, Index depth,
-                      Start<S> start) {
-  using ConstColumn = Eigen::Map<const Vector<S>>;
-  const ConstColumn first(a, c.rows), second(depth == 2 ? a + a_stride : a, c.rows);
-  for (Index j = 0; j < c.cols; ++j) {
-    begin_product(c.columns(j, 1), start.from(j));
-    Eigen::Map<Vector<S>> column(c.at(0, j), c.rows);
-    if (depth == 1) column += b[j * b_stride] * first;
-    if (depth == 2) column += b[j * b_stride] * first + b[j * b_stride + b_step] * second;
-  }
+    k += depth;
+  } while (k < whole_depth);
 }
 
 /// Rows or columns below which a product is done vector by vector.
 inline constexpr Index few_vectors = 8;
 
-/// Whether c = a * op(b) is one of these.
-template <bool transpose_b, Real S>
+/// Whether c = op(a) * op(b) is one of these. A kernel that copies rows does so for less than 8 columns only where it
+/// need not transpose them.
+template <bool transpose_a, bool transpose_b, Real S>
 bool is_thin(Panel<S> c) {
-  return c.cols < few_vectors || c.rows < few_vectors + (fast_across<S> && !transpose_b);
+  return (transpose_a && c.cols < few_vectors) || c.rows < few_vectors + (fast_across<S> && !transpose_b);
 }
 
-/// c = start + op(a) * op(b), where one side is thin or the depth tiny.
+/// c = start + op(a) * op(b), where one side is thin.
 template <bool transpose_a, bool transpose_b, Real S>
 void multiply_thin(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start) {
   const Index depth = transpose_a ? a.rows : a.cols;
@@ -156,9 +139,6 @@ void multiply_thin(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> star
   // Vector by vector, over blocks of the other factor that stay in the second-level cache meanwhile; for one vector
   // they need not, but Eigen may copy its part of it onto the stack.
   const Index block = std::min(c.rows, c.cols) > 1 ? 256 : 8192;
-  if (!is_thin<transpose_b>(c))
-    return multiply_columns(c, a.data, a.stride, b.data, transpose_b ? b.stride : 1, transpose_b ? 1 : b.stride, depth,
-                            start);
   begin_product(c, start);
   if (c.rows == 1 && !transpose_b && (transpose_a || a.stride == 1)) {  // nothing is read twice
     add_by_dots<1>(c.data, c.stride, a.data, Index(0), b.data, b.stride, depth, c.cols);
@@ -180,9 +160,9 @@ void multiply_thin(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> star
 /// c = finish(start + op(a) * op(b)), where op transposes or does not.
 template <bool transpose_a, bool transpose_b, Real S>
 void multiply(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start, Finish<S> finish = {}) {
-  const Index depth = transpose_a ? a.rows : a.cols;
-  if (!is_thin<transpose_b>(c) && depth > (transpose_a ? 0 : 2))
-    return multiply_tiles<transpose_a, transpose_b>(c, a, b, start, finish);
+  if (!is_thin<transpose_a, transpose_b>(c))
+    return multiply_stripes<transpose_a>(c, a, Right<S>{b.data, transpose_b ? b.stride : 1, transpose_b ? 1 : b.stride},
+                                         start, finish);
   multiply_thin<transpose_a, transpose_b>(c, a, b, start);
   finish_product(c, finish);
 }
