@@ -288,7 +288,7 @@ class MarginalGaussianization {
     for (Index k = 0; k < kernels(); ++k) {
       const Lanes<S> t = (x - mean[k]) * inverse[k], size = abs(t);
       nearest = select(size < nearest, size, nearest);
-      const Lanes<S> e = exp(-size), far_side = S(1) / (e + S(1)), near_side = e * far_side;
+      const Lanes<S> e = exp_negative(-size), far_side = S(1) / (e + S(1)), near_side = e * far_side;
       const auto left = t < S(0);
       const Lanes<S> s = select(left, near_side, far_side), rest = select(left, far_side, near_side);
       const Lanes<S> bump = near_side * far_side * inverse[k];

@@ -251,7 +251,7 @@ class Made {
   template <class MakeFeature>
   void sweep(Batch<S> input, ConstBatch<S> context, Batch<S> output, Cache& cache, MakeFeature&& make) const {
     prepare("Made::sweep", input, context, output, cache);
-    start_all_sums(context, output, cache);
+    if (!starts_in_products(input.rows())) start_all_sums(context, output, cache);
     run_range(0, features(), input, output, cache, make);
   }
 
@@ -403,6 +403,9 @@ class Made {
     return is_shared ? detail::Start<S>{start.data()} : detail::Start<S>();
   }
 
+  /// Whether run_range() starts the sums in its products: else start_all_sums() does.
+  [[nodiscard]] bool starts_in_products(Index rows) const { return rows >= few_rows && context_dim() == 0; }
+
   /// Starts all sums, for a caller that adds to them by and by.
   void start_all_sums(const ConstBatch<S>& context, Batch<S> output, Cache& cache) const {
     for (Index l = 0; l <= last(); ++l) {
@@ -488,14 +491,21 @@ class Made {
   }
 
   /// y += x W for a dense block.
-  void add_block(Index l, const Block& b, const ConstBatch<S>& x, Batch<S> y) const {
+  void add_block(Index l, const Block& b, const ConstBatch<S>& x, const Batch<S>& y) const {
     if (b.empty()) return;
     const Matrix<S>& weight = parameters_.weight[at(l)];
     if (x.rows() == 1)  // so small a block that the way to its product would take as long
-      detail::add_by_dots<1>(y.data() + b.col, Index(1), x.data() + b.row, Index(0),
+      detail::add_by_dots<1>(const_cast<S*>(y.data()) + b.col, Index(1), x.data() + b.row, Index(0),
                              weight.data() + b.row + b.col * weight.rows(), weight.rows(), b.rows, b.cols);
     else
-      add_product(y.middleCols(b.col, b.cols), x.middleCols(b.row, b.rows), weight.block(b.row, b.col, b.rows, b.cols));
+      multiply_block(l, b, x, y, {}, {});
+  }
+  /// y = finish(start + x W) for a dense block.
+  void multiply_block(Index l, const Block& b, const ConstBatch<S>& x, const Batch<S>& y, detail::Start<S> start,
+                      detail::Finish<S> finish) const {
+    detail::multiply<false, false>(
+        detail::writable_panel(y).columns(b.col, b.cols), detail::panel(x).columns(b.row, b.rows),
+        detail::panel(parameters_.weight[at(l)].block(b.row, b.col, b.rows, b.cols)), start.from(b.col), finish);
   }
   /// x += y W^T for a dense block.
   void add_block_transposed(Index l, const Block& b, const ConstBatch<S>& y, Batch<S> x) const {
@@ -508,21 +518,29 @@ class Made {
   template <class Make>
   void run_range(Index first, Index end, const ConstBatch<S>& input, const Batch<S>& output, Cache& cache,
                  Make&& make) const {
-    const auto add = [&](Index l, const Block& b) {
-      add_block(l, b, l == 0 ? input : after(cache, l - 1), l == last() ? output : cache.sum[at(l)].view());
+    const bool is_fused = starts_in_products(input.rows());
+    const auto add = [&](Index l, const Block& b, detail::Finish<S> finish) {
+      const ConstBatch<S> x = l == 0 ? input : after(cache, l - 1);
+      const Batch<S> y = l == last() ? output : cache.sum[at(l)].view();
+      if (!is_fused) return add_block(l, b, x, y);
+      // the blocks of the first rows are the first ones of their columns
+      if (b.cols > 0)
+        multiply_block(l, b, x, y, first == 0 ? detail::Start<S>{parameters_.bias[at(l)].data()} : detail::Start<S>(),
+                       finish);
     };
     if (end - first > leaf(input.rows())) {
       const Index middle = (first + end) / 2;
       run_range(first, middle, input, output, cache, make);
-      for (Index l = 0; l <= last(); ++l) add(l, block(l, first, middle, middle, end));
+      for (Index l = 0; l <= last(); ++l) add(l, block(l, first, middle, middle, end), {});
       run_range(middle, end, input, output, cache, make);
       return;
     }
     for (Index g = first; g < end; ++g) {
       for (Index l = 0; l <= last(); ++l) {
         const Block b = block(l, first, g + 1, g, g + 1);
-        add(l, b);
-        if (l < last() && b.cols > 0) finish(l, b.col, b.cols, cache);
+        const bool is_relu = is_fused && is_plain_relu() && l < last();
+        add(l, b, {.relu = is_relu});
+        if (l < last() && b.cols > 0) finish(l, b.col, b.cols, cache, is_relu);
       }
       make(g);
     }

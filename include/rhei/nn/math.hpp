@@ -112,18 +112,44 @@ Lanes<S> exp(Lanes<S> x) {
   return Lanes<S>::of(Eigen::internal::pexp(x.p));
 }
 
-/// The natural logarithm; NaN where x < 0.
-template <Real S>
-Lanes<S> log(Lanes<S> x) {
-  return Lanes<S>::of(Eigen::internal::plog(x.p));
-}
-
 /// The polynomial with the given coefficients, that of the highest power first.
 template <Real S, std::size_t count>
 Lanes<S> polynomial(Lanes<S> x, const double (&coefficients)[count]) {
   Lanes<S> sum(static_cast<S>(coefficients[0]));
   for (std::size_t i = 1; i < count; ++i) sum = multiply_add(sum, x, static_cast<S>(coefficients[i]));
   return sum;
+}
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wignored-attributes"  // of a packet as a template argument, which is Eigen's way
+/// e^x for x <= 0, or e^least where x < least: in float with half the operations of exp. Without `least` the least
+/// value is just below the smallest normal number.
+template <Real S>
+Lanes<S> exp_negative(Lanes<S> x, S least = std::same_as<S, float> ? S(-87.3366) : S(-708.4)) {
+  const Lanes<S> kept = select(x < Lanes<S>(least), Lanes<S>(least), x);
+  if constexpr (detail::has_vector_functions<S> && std::same_as<S, float>) {
+    // x = n log 2 + r. Added to `magic`, n + 127 is in the last bits of a float: where an exponent's are, moved by 23.
+    constexpr float magic = 12582912 + 127, log_2_high = 0.693359375f, log_2_low = -2.12194440e-4f;
+    const Lanes<S> sum = multiply_add(kept, Lanes<S>(1.44269504088896341f), magic), n = sum - magic;
+    const Lanes<S> r = multiply_add(n, Lanes<S>(-log_2_low), multiply_add(n, Lanes<S>(-log_2_high), kept));
+    // interpolates e^r at the Chebyshev points of |r| <= log(2) / 2: to 1e-8, and exactly at 0
+    const Lanes<S> mantissa =
+        polynomial(r, {1.39263256181e-3, 8.36329275303e-3, 4.16665537626e-2, 1.66665763056e-1, 0.5, 1.0, 1.0});
+    namespace e = Eigen::internal;
+    using Packet = typename Lanes<S>::Packet;
+    using Bits = typename e::unpacket_traits<Packet>::integer_packet;
+    const Packet power = e::preinterpret<Packet>(Bits(e::plogical_shift_left<23>(e::preinterpret<Bits>(sum.p))));
+    return mantissa * Lanes<S>::of(power);
+  } else {
+    return exp(kept);
+  }
+}
+#pragma GCC diagnostic pop
+
+/// The natural logarithm; NaN where x < 0.
+template <Real S>
+Lanes<S> log(Lanes<S> x) {
+  return Lanes<S>::of(Eigen::internal::plog(x.p));
 }
 
 /// tanh. In double a rational function near zero and exp elsewhere (Moshier, Cephes, tanh.c).
@@ -145,7 +171,7 @@ Lanes<S> tanh(Lanes<S> x) {
 /// The logistic function 1 / (1 + exp(-x)), accurate relative to itself in both tails.
 template <Real S>
 Lanes<S> sigmoid(Lanes<S> x) {
-  const Lanes<S> e = exp(-abs(x));
+  const Lanes<S> e = exp_negative(-abs(x));
   return select(x < S(0), e, S(1)) / (e + S(1));
 }
 
@@ -169,7 +195,7 @@ Lanes<S> log1p_unit(Lanes<S> e) {
 /// log(1 + exp(x)).
 template <Real S>
 Lanes<S> softplus(Lanes<S> x) {
-  return select(x < S(0), Lanes<S>(0), x) + detail::log1p_unit(exp(-abs(x)));
+  return select(x < S(0), Lanes<S>(0), x) + detail::log1p_unit(exp_negative(-abs(x)));
 }
 
 /// log(sigmoid(x)) = -softplus(-x).

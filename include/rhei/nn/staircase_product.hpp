@@ -89,8 +89,8 @@ class StaircaseProduct {
   /// d += x^T y, for those elements of d (p x q) that count.
   static void add_gradient(Matrix<S>& d, ConstBatch<S> x, ConstBatch<S> y, const Staircase& stairs) {
     typename Kernel::Copy copy;
-    constexpr Index width = kernel_width<3>;
-    std::array<S, Kernel::height * width> cut;
+    constexpr Index width = kernel_width<3>, most_cols = kernel_width<1>;
+    std::array<S, Kernel::height * most_cols> cut;
     const auto target = writable_panel(d);
     const auto left = panel(x), right = panel(y);
     for (Index k = 0, depth; k < x.rows(); k += depth) {
@@ -102,7 +102,7 @@ class StaircaseProduct {
         const Index whole = d.cols() - (d.cols() - stairs.begin(i + rows - 1)) / width * width;
         Stripe<S> stripe = Kernel::template stripe<true>({left.at(k, i), depth, rows, left.stride}, target, copy);
         for (Index j = first, cols; j < whole; j += cols) {
-          cols = std::min(width, whole - j);
+          cols = std::min(rows <= Kernel::lanes ? most_cols : width, whole - j);
           const Index used = std::min(rows, stairs.end(j + cols - 1) - i);
           Kernel::multiply({cut.data(), round_up(used, Kernel::lanes), cols, Kernel::height}, stripe, 0,
                            {right.at(k, j), 1, right.stride}, depth, Start<S>::zero(), {});

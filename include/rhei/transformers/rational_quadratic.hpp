@@ -201,11 +201,11 @@ class RationalQuadratic {
   /// The bin of each element: its number, the knots at its left (0) and right (1), and their raw slopes.
   struct Bin {
     L index = L(0);
-    L z_0 = L(0), z_1 = L(0), x_0 = L(0), x_1 = L(0);
+    L z_0, z_1, x_0, x_1;
     L raw_0 = L(0), raw_1 = L(0);
     Side widths, heights;
     Sums width_sums, height_sums;
-    L nan_or_zero = L(0);  ///< NaN where any parameter is
+    L nan_or_zero;  ///< NaN where any parameter is
   };
   /// The place of each element in its bin, by the names of the file comment.
   struct Place {
@@ -263,7 +263,7 @@ class RationalQuadratic {
     L sum(0);
     for (Index j = 0; j < options_.bins; ++j) {
       const L exponent = L::load(exponentials + j * L::size) - largest;
-      const L value = exp(select(exponent < kLeast, L(kLeast), exponent));
+      const L value = exp_negative(exponent, kLeast);
       value.store(exponentials + j * L::size);
       sum = sum + value;
     }
@@ -287,34 +287,39 @@ class RationalQuadratic {
     bin.widths = make_side(raw.data(), raw.rows(), part, options_.min_width, exponentials);
     bin.heights = make_side(raw.data() + bins * raw.rows(), raw.rows(), part, options_.min_height, of_heights);
 
-    const L z_free = bin.widths.free * bin.widths.share, x_free = bin.heights.free * bin.heights.share;
-    L z_sum(0), x_sum(0), z(-bound()), x(-bound()), slope = raw_slope(raw, 0, part);
+    const Side& side = is_forward ? bin.widths : bin.heights;
+    const L step = side.free * side.share;
+    L width_sum(0), height_sum(0), knot(-bound()), slope = raw_slope(raw, 0, part);
     bin.nan_or_zero = multiply_add(bin.widths.share + bin.heights.share, L(0), slope * S(0));
     for (Index j = 0; j < bins; ++j) {
       const L width = L::load(exponentials + j * L::size), height = L::load(of_heights + j * L::size);
-      const L is_left = in < (is_forward ? z : x);
-      bin.width_sums.meet(is_left, z_sum, width);
-      bin.height_sums.meet(is_left, x_sum, height);
-      z_sum = z_sum + width;
-      x_sum = x_sum + height;
-      const bool last = j + 1 == bins;  // whose right end is B, and not B up to rounding
-      const S k = static_cast<S>(j + 1);
-      const L z_next = last ? L(bound()) : multiply_add(z_sum, z_free, bin.widths.even * k - bound());
-      const L x_next = last ? L(bound()) : multiply_add(x_sum, x_free, bin.heights.even * k - bound());
+      const L is_left = in < knot;
+      bin.width_sums.meet(is_left, width_sum, width);
+      bin.height_sums.meet(is_left, height_sum, height);
+      width_sum = width_sum + width;
+      height_sum = height_sum + height;
+      knot = knot_at(side.even, step, static_cast<S>(j + 1), is_forward ? width_sum : height_sum);
       const L slope_next = raw_slope(raw, j + 1, part);
       bin.nan_or_zero = multiply_add(slope_next, L(0), bin.nan_or_zero);
       bin.index = select(is_left, bin.index, static_cast<S>(j));
-      bin.z_0 = select(is_left, bin.z_0, z);
-      bin.x_0 = select(is_left, bin.x_0, x);
       bin.raw_0 = select(is_left, bin.raw_0, slope);
-      bin.z_1 = select(is_left, bin.z_1, z_next);
-      bin.x_1 = select(is_left, bin.x_1, x_next);
       bin.raw_1 = select(is_left, bin.raw_1, slope_next);
-      z = z_next;
-      x = x_next;
       slope = slope_next;
     }
+    const L is_last = bin.index == L(static_cast<S>(bins - 1));  // whose right end is B, and not B up to rounding
+    const auto place = [&](const Side& of, const Sums& sums, L& left, L& right) {
+      left = knot_at(of.even, of.free * of.share, bin.index, sums.before);
+      right =
+          select(is_last, L(bound()), knot_at(of.even, of.free * of.share, bin.index + S(1), sums.before + sums.own));
+    };
+    place(bin.widths, bin.width_sums, bin.z_0, bin.z_1);
+    place(bin.heights, bin.height_sums, bin.x_0, bin.x_1);
     return bin;
+  }
+
+  /// Knot k, given the sum of the exponentials before it.
+  [[nodiscard]] L knot_at(S even, L step, L k, L sum) const {
+    return multiply_add(sum, step, multiply_add(k, L(even), L(-bound())));
   }
 
   static L limited(L value, S least, S most) {
