@@ -51,6 +51,7 @@ TEMPLATE_TEST_CASE("elementwise functions are accurate to a few units in the las
   using L = Lanes<S>;
   const double range = std::same_as<S, float> ? 80 : 700;
   CHECK(worst_ulps<S>([](L x) { return tanh(x); }, [](long double x) { return std::tanh(x); }, -20, 20) < 6);
+  CHECK(worst_ulps<S>([](L x) { return exp_negative(x); }, [](long double x) { return std::exp(x); }, -range, 0) < 3);
   CHECK(worst_ulps<S>([](L x) { return sigmoid(x); }, [](long double x) { return 1 / (1 + std::exp(-x)); }, -range,
                       range) < 5);
   CHECK(worst_ulps<S>([](L x) { return softplus(x); }, softplus_reference, -range, range) < 5);
@@ -75,6 +76,9 @@ TEMPLATE_TEST_CASE("elementwise functions at the ends of the line", "[math]", RH
     CHECK((high == above || std::abs(high - above) < tiny));
   };
   check([](L x) { return tanh(x); }, -1, 1);
+  check([](L x) { return exp_negative(-abs(x)); }, 0, 0);
+  CHECK(at<S>([](L x) { return exp_negative(x); }, 0) == 1);
+  CHECK(at<S>([](L x) { return exp_negative(x, S(-60)); }, -1000) == at<S>([](L x) { return exp_negative(x); }, -60));
   check([](L x) { return sigmoid(x); }, 0, 1);
   check([](L x) { return softplus(x); }, 0, inf);
   check([](L x) { return log_sigmoid(x); }, -inf, 0);

@@ -150,7 +150,7 @@ class MarginalGaussianization {
     for (Index d = 0; d < dim(); ++d)
       for_each_register(x.rows(), [&](const Part& part) {
         const Sums sums = sum_kernels(d, part.load(x, d), cache);
-        const Lanes<S> quantile = normal_quantile(sums.log_lower(kernels()), sums.log_upper(kernels()));
+        const Lanes<S> quantile = sums.quantile(kernels());
         part.store(quantile, z, d);
         finish(part, d, sums, quantile, S(1), log_det, cache);
       });
@@ -258,8 +258,15 @@ class MarginalGaussianization {
     Lanes<S> density;       ///< K f exp(shift)
     Lanes<S> bend;          ///< K f' exp(shift)
 
-    [[nodiscard]] Lanes<S> log_lower(Index kernels) const { return log(lower / S(kernels)) - lower_shift; }
-    [[nodiscard]] Lanes<S> log_upper(Index kernels) const { return log(upper / S(kernels)) - upper_shift; }
+    /// Where F < 1/2. One shift at most is not zero: that of the smaller tail.
+    [[nodiscard]] Lanes<S> is_lower_half() const {
+      return select(lower_shift == upper_shift, lower < upper, upper_shift < lower_shift);
+    }
+    [[nodiscard]] Lanes<S> quantile(Index kernels) const {
+      const Lanes<S> is_lower = is_lower_half();
+      const Lanes<S> log_p = log(select(is_lower, lower, upper) / S(kernels)) - lower_shift - upper_shift;
+      return normal_quantile_of_tail(is_lower, log_p);
+    }
     [[nodiscard]] Lanes<S> log_odds() const { return log(lower / upper) - (lower_shift - upper_shift); }
     /// log of what density lacks in comparison with the smaller of lower and upper: 0 where all t_k have one sign.
     [[nodiscard]] Lanes<S> log_inside() const { return lower_shift + upper_shift - shift; }
@@ -271,7 +278,7 @@ class MarginalGaussianization {
   };
   static Kernel kernel_at(Lanes<S> x, S mean, S inverse_bandwidth, Lanes<S> shift, Lanes<S> at_shift) {
     const Lanes<S> t = (x - mean) * inverse_bandwidth;
-    const Lanes<S> near = exp(shift - abs(t));
+    const Lanes<S> near = exp_negative(shift - abs(t));
     const Lanes<S> e = near * at_shift;  // exp(-|t|)
     const Lanes<S> far_side = S(1) / (e + S(1));
     const Lanes<S> tilt = (e - S(1)) * far_side;
@@ -299,7 +306,7 @@ class MarginalGaussianization {
     }
     const Lanes<S> close = nearest < S(10);
     const Sums sums{S(0), S(0), S(0), lower, upper, density, bend};
-    return any(select(close, Lanes<S>(0), S(1))) ? select_sums(close, sums, sum_distant_kernels(d, x, cache)) : sums;
+    return all(close) ? sums : select_sums(close, sums, sum_distant_kernels(d, x, cache));
   }
 
   static Sums select_sums(Lanes<S> mask, const Sums& a, const Sums& b) {
@@ -326,7 +333,7 @@ class MarginalGaussianization {
     }
     const auto below = high < S(0), above = Lanes<S>(0) < low;
     Sums sums{nearest, select(below, nearest, 0), select(above, nearest, 0), S(0), S(0), S(0), S(0)};
-    const Lanes<S> at_nearest = exp(-nearest), inside = exp(sums.log_inside());
+    const Lanes<S> at_nearest = exp_negative(-nearest), inside = exp_negative(sums.log_inside());
     for (Index k = 0; k < kernels(); ++k) {
       const Kernel kernel = kernel_at(x, mean[k], inverse[k], nearest, at_nearest);
       const auto left = kernel.t < S(0);
@@ -356,7 +363,7 @@ class MarginalGaussianization {
     part.store(total, log_det.data() + part.first);
     part.store(sums.shift, cache.shift.view(), d);
     part.store(S(1) / sums.density, cache.over_density.view(), d);
-    part.store(ratio * exp(log_inside), cache.slope.view(), d);
+    part.store(ratio * exp_negative(log_inside), cache.slope.view(), d);
     part.store(sums.bend / sums.density, cache.bend.view(), d);
   }
 
@@ -380,7 +387,7 @@ class MarginalGaussianization {
     Lanes<S> open = lower < upper, residual(infinity), last_step(infinity), step_before(infinity);
     for (int step = 0; step < most_steps && any(open); ++step) {
       const Sums sums = sum_kernels(d, x, cache);
-      const Lanes<S> slope = exp(sums.log_inside()) * sums.density * S(kernels()) / (sums.lower * sums.upper);
+      const Lanes<S> slope = exp_negative(sums.log_inside()) * sums.density * S(kernels()) / (sums.lower * sums.upper);
       residual = select(open, sums.log_odds() - target, residual);
       lower = select(residual < S(0), x, lower);
       upper = select(Lanes<S>(0) < residual, x, upper);
@@ -402,15 +409,14 @@ class MarginalGaussianization {
     return x;
   }
 
-  static bool any(Lanes<S> mask) {
-    std::array<S, width> lanes;
-    mask.store(lanes.data());
-    return std::any_of(lanes.begin(), lanes.end(), [](S lane) { return lane != 0; });  // a set lane reads as NaN
+  static bool any(Lanes<S> mask) { return Eigen::internal::predux_any(mask.p); }
+  static bool all(Lanes<S> mask) {
+    return !Eigen::internal::predux_any(Eigen::internal::pandnot(Eigen::internal::ptrue(mask.p), mask.p));
   }
 
   /// Counts the samples that have a finite target and no root.
   static void report(const Part& part, Lanes<S> target, Lanes<S> root, Lanes<S> residual, SolveReport& solve) {
-    if (!any(select(root == root, Lanes<S>(0), S(1)))) return;
+    if (all(root == root)) return;
     std::array<S, width> targets, roots, residuals;
     target.store(targets.data());
     root.store(roots.data());
@@ -433,7 +439,7 @@ class MarginalGaussianization {
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
     S* sums = cache.sums.view().data();
     const Lanes<S> over = part.load(cache.over_density.view(), d), shift = part.load(cache.shift.view(), d);
-    const Lanes<S> samples = part.load(x, d), at_shift = exp(-shift);
+    const Lanes<S> samples = part.load(x, d), at_shift = exp_negative(-shift);
     for (Index k = 0; k < kernels(); ++k, sums += 2 * width) {
       const Kernel kernel = kernel_at(samples, mean[k], inverse[k], shift, at_shift);
       const Lanes<S> share = kernel.bump * over;  // f_k / f

@@ -83,14 +83,20 @@ Lanes<S> normal_upper_quantile(Lanes<S> log_p) {
   return select(log_p == Lanes<S>(-infinity), Lanes<S>(infinity), x);
 }
 
-/// Phi^-1(F) from log F and log(1 - F), of which the smaller alone is used: accurate to a few units in the last place
-/// of max(1, |z|) everywhere. Its derivative is mills_ratio(|z|) by log F where F < 1/2, and -mills_ratio(|z|) by
-/// log(1 - F) elsewhere.
+/// Phi^-1(F), given where F < 1/2 (a mask), and there log F, elsewhere log(1 - F): accurate to a few units in the last
+/// place of max(1, |z|) everywhere. Its derivative is mills_ratio(|z|) by log F, and -mills_ratio(|z|) by log(1 - F).
+template <Real S>
+Lanes<S> normal_quantile_of_tail(Lanes<S> is_lower, Lanes<S> log_p) {
+  const Lanes<S> x = normal_upper_quantile(log_p);
+  return select(log_p == log_p, select(is_lower, -x, x), log_p);  // a NaN stays
+}
+
+/// The same from log F and log(1 - F), of which the smaller alone is used.
 template <Real S>
 Lanes<S> normal_quantile(Lanes<S> log_cdf, Lanes<S> log_survival) {
-  const auto lower = log_cdf < log_survival;
-  const Lanes<S> x = normal_upper_quantile(select(lower, log_cdf, log_survival));
-  return select(lower, -x, select(log_cdf == log_cdf, x, log_cdf));  // a NaN stays
+  const auto is_lower = log_cdf < log_survival;
+  const Lanes<S> z = normal_quantile_of_tail(is_lower, select(is_lower, log_cdf, log_survival));
+  return select(log_cdf == log_cdf, z, log_cdf);
 }
 
 /// log(Phi(z) / (1 - Phi(z))): odd, and accurate to a few units in the last place of max(1, |itself|) everywhere.
