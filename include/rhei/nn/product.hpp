@@ -106,7 +106,7 @@ void multiply_stripes(Panel<S> c, Panel<const S> a, Right<S> b, Start<S> start, 
   const Index whole_depth = transpose_a ? a.rows : a.cols;
   Index k = 0;
   do {
-    const Index depth = std::min(Kernel::max_depth, whole_depth - k);
+    const Index depth = std::min(b.col_step == 1 ? Kernel::max_depth_across : Kernel::max_depth, whole_depth - k);
     const bool is_last = k + depth == whole_depth;
     for (Index i = 0, rows; i < c.rows; i += rows) {
       rows = Kernel::next_rows(c.rows - i);

@@ -125,6 +125,9 @@ class ProductKernel {
   static constexpr Index lanes = Lanes<S>::size;
   static constexpr Index height = 3 * lanes;                                ///< the most rows of a stripe
   static constexpr Index max_depth = 2048 / static_cast<Index>(sizeof(S));  ///< of a copied stripe
+  /// The same where the columns of the right factor lie side by side: the lines of a few of them hold more, and all of
+  /// them shall still be in the first-level cache for the next few.
+  static constexpr Index max_depth_across = max_depth / 2;
 
   /// A place for the copy of a stripe.
   struct alignas(64) Copy {

@@ -162,7 +162,7 @@ class StaircaseProduct {
     typename Kernel::Copy copy;
     Index k = 0;
     do {
-      const Index end = std::min(k + Kernel::max_depth, left.cols);
+      const Index end = std::min(k + (transposed ? Kernel::max_depth_across : Kernel::max_depth), left.cols);
       for (Index i = 0, rows; i < result.rows; i += rows) {
         rows = Kernel::next_rows(result.rows - i);
         Stripe<S> stripe = Kernel::template stripe<false>({left.at(i, k), rows, end - k, left.stride}, result, copy);
