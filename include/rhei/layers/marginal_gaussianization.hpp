@@ -147,13 +147,21 @@ class MarginalGaussianization {
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("MarginalGaussianization::inverse", *this, call, x, z, log_det.size());
     prepare(cache, x.rows());
+    // The quantile is one long chain of operations: with several registers at a time, it does not wait for itself.
+    constexpr Index together = 4;
+    std::array<Sums, together> sums;
+    const Index registers = (x.rows() + width - 1) / width;
+    const auto part = [&](Index i) { return Part{i * width, std::min(width, x.rows() - i * width)}; };
     for (Index d = 0; d < dim(); ++d)
-      for_each_register(x.rows(), [&](const Part& part) {
-        const Sums sums = sum_kernels(d, part.load(x, d), cache);
-        const Lanes<S> quantile = sums.quantile(kernels());
-        part.store(quantile, z, d);
-        finish(part, d, sums, quantile, S(1), log_det, cache);
-      });
+      for (Index first = 0; first < registers; first += together) {
+        const Index end = std::min(first + together, registers);
+        for (Index i = first; i < end; ++i) sums[at(i - first)] = sum_kernels(d, part(i).load(x, d), cache);
+        for (Index i = first; i < end; ++i) {
+          const Lanes<S> quantile = sums[at(i - first)].quantile(kernels());
+          part(i).store(quantile, z, d);
+          finish(part(i), d, sums[at(i - first)], quantile, S(1), log_det, cache);
+        }
+      }
   }
 
   /// Newton's method inside brackets, some 6 steps of n K D exponentials; an element without a solution is NaN and
@@ -272,30 +280,45 @@ class MarginalGaussianization {
     [[nodiscard]] Lanes<S> log_inside() const { return lower_shift + upper_shift - shift; }
   };
 
-  /// Of kernel k at x: t, exp(shift - |t|), the larger of s and 1 - s, s (1 - s) exp(shift) / h, and 1 - 2 s.
+  static std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+  /// Calls f(k, t, exp(shift - |t|)) for all kernels of feature d at x. In two loops of short chains of operations, not
+  /// in one of long ones: so more kernels are under way at a time.
+  template <class F>
+  void for_each_kernel(Index d, Lanes<S> x, Lanes<S> shift, const Cache& cache, F f) const {
+    const S* mean = parameters_.mean.col(d).data();
+    const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
+    constexpr Index together = 8;
+    std::array<Lanes<S>, together> t, near;
+    for (Index first = 0; first < kernels(); first += together) {
+      const Index count = std::min(together, kernels() - first);
+      for (Index i = 0; i < count; ++i) {
+        t[at(i)] = (x - mean[first + i]) * inverse[first + i];
+        near[at(i)] = exp_negative(shift - abs(t[at(i)]));
+      }
+      for (Index i = 0; i < count; ++i) f(first + i, t[at(i)], near[at(i)]);
+    }
+  }
+
+  /// Of a kernel: the larger of s and 1 - s, s (1 - s) exp(shift) / h, and 1 - 2 s.
   struct Kernel {
-    Lanes<S> t, near, far_side, bump, tilt;
+    Lanes<S> far_side, bump, tilt;
   };
-  static Kernel kernel_at(Lanes<S> x, S mean, S inverse_bandwidth, Lanes<S> shift, Lanes<S> at_shift) {
-    const Lanes<S> t = (x - mean) * inverse_bandwidth;
-    const Lanes<S> near = exp_negative(shift - abs(t));
+  static Kernel kernel_at(Lanes<S> t, Lanes<S> near, S inverse_bandwidth, Lanes<S> at_shift) {
     const Lanes<S> e = near * at_shift;  // exp(-|t|)
     const Lanes<S> far_side = S(1) / (e + S(1));
     const Lanes<S> tilt = (e - S(1)) * far_side;
-    return {t, near, far_side, near * far_side * far_side * inverse_bandwidth, select(t < S(0), -tilt, tilt)};
+    return {far_side, near * far_side * far_side * inverse_bandwidth, select(t < S(0), -tilt, tilt)};
   }
 
   /// In one pass for samples that have a kernel within ten bandwidths: what underflows could not have been seen beside
   /// what that kernel adds, and all shifts are zero. (Kernel by kernel what kernel_at() is without its scaling.)
   Sums sum_kernels(Index d, Lanes<S> x, const Cache& cache) const {
-    const S* mean = parameters_.mean.col(d).data();
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
-    constexpr S infinity = std::numeric_limits<S>::infinity();
-    Lanes<S> nearest(infinity), lower(0), upper(0), density(0), bend(0);
-    for (Index k = 0; k < kernels(); ++k) {
-      const Lanes<S> t = (x - mean[k]) * inverse[k], size = abs(t);
-      nearest = select(size < nearest, size, nearest);
-      const Lanes<S> e = exp_negative(-size), far_side = S(1) / (e + S(1)), near_side = e * far_side;
+    Lanes<S> largest(0), lower(0), upper(0), density(0), bend(0);
+    for_each_kernel(d, x, S(0), cache, [&](Index k, Lanes<S> t, Lanes<S> e) {
+      largest = select(largest < e, e, largest);
+      const Lanes<S> far_side = S(1) / (e + S(1)), near_side = e * far_side;
       const auto left = t < S(0);
       const Lanes<S> s = select(left, near_side, far_side), rest = select(left, far_side, near_side);
       const Lanes<S> bump = near_side * far_side * inverse[k];
@@ -303,8 +326,8 @@ class MarginalGaussianization {
       upper = upper + rest;
       density = density + bump;
       bend = multiply_add(bump * inverse[k], rest - s, bend);
-    }
-    const Lanes<S> close = nearest < S(10);
+    });
+    const Lanes<S> close = Lanes<S>(S(4.54e-5)) < largest;
     const Sums sums{S(0), S(0), S(0), lower, upper, density, bend};
     return all(close) ? sums : select_sums(close, sums, sum_distant_kernels(d, x, cache));
   }
@@ -334,15 +357,15 @@ class MarginalGaussianization {
     const auto below = high < S(0), above = Lanes<S>(0) < low;
     Sums sums{nearest, select(below, nearest, 0), select(above, nearest, 0), S(0), S(0), S(0), S(0)};
     const Lanes<S> at_nearest = exp_negative(-nearest), inside = exp_negative(sums.log_inside());
-    for (Index k = 0; k < kernels(); ++k) {
-      const Kernel kernel = kernel_at(x, mean[k], inverse[k], nearest, at_nearest);
-      const auto left = kernel.t < S(0);
-      const Lanes<S> smaller = kernel.near * inside * kernel.far_side;
+    for_each_kernel(d, x, nearest, cache, [&](Index k, Lanes<S> t, Lanes<S> near) {
+      const Kernel kernel = kernel_at(t, near, inverse[k], at_nearest);
+      const auto left = t < S(0);
+      const Lanes<S> smaller = near * inside * kernel.far_side;
       sums.lower = sums.lower + select(left, smaller, kernel.far_side);
       sums.upper = sums.upper + select(left, kernel.far_side, smaller);
       sums.density = sums.density + kernel.bump;
       sums.bend = multiply_add(kernel.bump * inverse[k], kernel.tilt, sums.bend);
-    }
+    });
     return sums;
   }
 
@@ -440,13 +463,14 @@ class MarginalGaussianization {
     S* sums = cache.sums.view().data();
     const Lanes<S> over = part.load(cache.over_density.view(), d), shift = part.load(cache.shift.view(), d);
     const Lanes<S> samples = part.load(x, d), at_shift = exp_negative(-shift);
-    for (Index k = 0; k < kernels(); ++k, sums += 2 * width) {
-      const Kernel kernel = kernel_at(samples, mean[k], inverse[k], shift, at_shift);
+    for_each_kernel(d, samples, shift, cache, [&](Index k, Lanes<S> t, Lanes<S> near) {
+      const Kernel kernel = kernel_at(t, near, inverse[k], at_shift);
       const Lanes<S> share = kernel.bump * over;  // f_k / f
       const Lanes<S> d_mean = share * multiply_add(d_log_f * inverse[k], kernel.tilt, along);
       (Lanes<S>::load(sums) - d_mean).store(sums);
       (Lanes<S>::load(sums + width) - multiply_add(samples - mean[k], d_mean, d_log_f * share)).store(sums + width);
-    }
+      sums += 2 * width;
+    });
   }
 
   void add_sums(Index d, const Cache& cache, Gradient& gradient) const {

@@ -4,10 +4,8 @@
 /// \file
 /// Matrix products that allocate nothing. Every layer's products go through here.
 ///
-/// Eigen's product packs blocks of its factors, and takes them from the heap at every call once a block passes 128 KB
-/// (EIGEN_STACK_ALLOCATION_LIMIT). Tiles whose packed blocks stay on the stack keep 94 to 98 % of its speed. Shapes
-/// with a thin side (few rows, few columns, tiny depth) are products of a matrix and a vector, or sums of columns,
-/// instead: two to four times as fast there as packing.
+/// They are made by a kernel of our own (nn/product_kernel.hpp), stripe by stripe of the left factor's rows. Shapes
+/// with a few rows only are products of a matrix and a vector instead, or sums of columns.
 ///
 /// Arguments are column-major matrices or blocks of such (a row vector counts as a matrix of one row); the result must
 /// not overlap the factors.

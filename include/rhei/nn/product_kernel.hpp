@@ -141,7 +141,7 @@ class ProductKernel {
   /// as large as `result`.
   template <bool transpose>
   static Stripe<S> stripe(Panel<const S> a, const Panel<S>& result, Copy& copy) {
-    const bool fetches = result.rows * result.cols > 65536;
+    const bool fetches = result.rows * result.cols > 65536;  // more than the second-level cache has to spare
     if constexpr (transpose) {
       copy_transposed(copy.values, a);
     } else {
@@ -244,7 +244,7 @@ class ProductKernel {
       }
     }
     const S *a = left.at(first), *b = right.data;
-    [[maybe_unused]] S* copy = left.copy + first * height;
+    [[maybe_unused]] S* copy = copies ? left.copy + first * height : nullptr;
     for (Index k = 0; k < depth; ++k) {
       L of_a[registers];
 #pragma GCC unroll 3
