@@ -147,20 +147,24 @@ class MarginalGaussianization {
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("MarginalGaussianization::inverse", *this, call, x, z, log_det.size());
     prepare(cache, x.rows());
-    // The quantile is one long chain of operations: with several registers at a time, it does not wait for itself.
+    // One long chain of operations: step by step with four registers, it does not wait for itself.
     constexpr Index together = 4;
     std::array<Sums, together> sums;
-    const Index registers = (x.rows() + width - 1) / width;
-    const auto part = [&](Index i) { return Part{i * width, std::min(width, x.rows() - i * width)}; };
+    std::array<Lanes<S>, together> log_tail, quantile, ratio;
     for (Index d = 0; d < dim(); ++d)
-      for (Index first = 0; first < registers; first += together) {
-        const Index end = std::min(first + together, registers);
-        for (Index i = first; i < end; ++i) sums[at(i - first)] = sum_kernels(d, part(i).load(x, d), cache);
-        for (Index i = first; i < end; ++i) {
-          const Lanes<S> quantile = sums[at(i - first)].quantile(kernels());
-          part(i).store(quantile, z, d);
-          finish(part(i), d, sums[at(i - first)], quantile, S(1), log_det, cache);
-        }
+      for (Index first = 0; first < x.rows(); first += together * width) {
+        const Index rows = std::min(together * width, x.rows() - first);
+        const auto step = [&](auto f) {
+          for_each_register(rows, [&](const Part& p) { f(at(p.first / width), Part{first + p.first, p.count}); });
+        };
+        step([&](std::size_t i, const Part& part) { sums[i] = sum_kernels(d, part.load(x, d), cache); });
+        step([&](std::size_t i, const Part&) { log_tail[i] = sums[i].log_tail(kernels()); });
+        step([&](std::size_t i, const Part& part) {
+          quantile[i] = normal_quantile_of_tail(sums[i].is_lower_half(), log_tail[i]);
+          part.store(quantile[i], z, d);
+        });
+        step([&](std::size_t i, const Part&) { ratio[i] = sums[i].ratio(quantile[i]); });
+        step([&](std::size_t i, const Part& part) { finish(part, d, sums[i], ratio[i], S(1), log_det, cache); });
       }
   }
 
@@ -175,7 +179,8 @@ class MarginalGaussianization {
         const Lanes<S> latent = part.load(z, d);
         const Lanes<S> root = solve(part, d, normal_log_odds(latent), cache);
         part.store(root, x, d);
-        finish(part, d, sum_kernels(d, root, cache), latent, S(-1), log_det, cache);
+        const Sums sums = sum_kernels(d, root, cache);
+        finish(part, d, sums, sums.ratio(latent), S(-1), log_det, cache);
       });
   }
 
@@ -270,10 +275,13 @@ class MarginalGaussianization {
     [[nodiscard]] Lanes<S> is_lower_half() const {
       return select(lower_shift == upper_shift, lower < upper, upper_shift < lower_shift);
     }
-    [[nodiscard]] Lanes<S> quantile(Index kernels) const {
-      const Lanes<S> is_lower = is_lower_half();
-      const Lanes<S> log_p = log(select(is_lower, lower, upper) / S(kernels)) - lower_shift - upper_shift;
-      return normal_quantile_of_tail(is_lower, log_p);
+    /// log F or log(1 - F), whichever is smaller.
+    [[nodiscard]] Lanes<S> log_tail(Index kernels) const {
+      return log(select(is_lower_half(), lower, upper) / S(kernels)) - lower_shift - upper_shift;
+    }
+    /// f / phi(z) = dz/dx where z is the quantile, but for the factor exp(log_inside()).
+    [[nodiscard]] Lanes<S> ratio(Lanes<S> z) const {
+      return density / select(z < S(0), lower, upper) * mills_ratio(abs(z));
     }
     [[nodiscard]] Lanes<S> log_odds() const { return log(lower / upper) - (lower_shift - upper_shift); }
     /// log of what density lacks in comparison with the smaller of lower and upper: 0 where all t_k have one sign.
@@ -288,7 +296,7 @@ class MarginalGaussianization {
   void for_each_kernel(Index d, Lanes<S> x, Lanes<S> shift, const Cache& cache, F f) const {
     const S* mean = parameters_.mean.col(d).data();
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
-    constexpr Index together = 8;
+    constexpr Index together = 32;
     std::array<Lanes<S>, together> t, near;
     for (Index first = 0; first < kernels(); first += together) {
       const Index count = std::min(together, kernels() - first);
@@ -379,9 +387,9 @@ class MarginalGaussianization {
   }
 
   /// Adds the log-determinant, `sign` times that of `inverse`, and fills the cache.
-  void finish(const Part& part, Index d, const Sums& sums, Lanes<S> z, S sign, Values<S> log_det, Cache& cache) const {
-    const Lanes<S> hazard = sums.density / select(z < S(0), sums.lower, sums.upper);
-    const Lanes<S> log_inside = sums.log_inside(), ratio = hazard * mills_ratio(abs(z));
+  void finish(const Part& part, Index d, const Sums& sums, Lanes<S> ratio, S sign, Values<S> log_det,
+              Cache& cache) const {
+    const Lanes<S> log_inside = sums.log_inside();
     const Lanes<S> total = multiply_add(Lanes<S>(sign), log(ratio) + log_inside, part.load(log_det));
     part.store(total, log_det.data() + part.first);
     part.store(sums.shift, cache.shift.view(), d);
