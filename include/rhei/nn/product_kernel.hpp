@@ -265,6 +265,7 @@ class ProductKernel {
       a += left.step;
       b += right.row_step;
     }
+    // Bits are cleared, not selected: one constant more would take a register from the sums.
     if (finish.relu) {
 #pragma GCC unroll 8
       for (Index j = 0; j < cols; ++j)
