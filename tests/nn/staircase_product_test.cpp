@@ -45,7 +45,7 @@ TEMPLATE_TEST_CASE("products with a staircase take exactly what counts", "[produ
   Rng rng(4);
   Buffer<S> scratch;
   for (int repeat = 0; repeat < 120; ++repeat) {
-    const Index most = repeat % 8 == 0 ? 700 : 180;  // of which more than is copied at a time
+    const Index most = repeat % 24 == 0 ? 700 : 180;  // of which more than is copied at a time
     const Index n = 1 + rng.below(400), p = 1 + rng.below(most), q = 1 + rng.below(most);
     const Index steps = repeat % 3 == 0 ? 0 : rng.below(std::min<Index>(p, 30));
     CAPTURE(n, p, q, steps);
