@@ -166,7 +166,7 @@ TEST_CASE("a MADE is the textbook's net with masked weights", "[made]") {
     }
 }
 
-TEST_CASE("a MADE takes a batch as it takes its rows one by one", "[made]") {
+TEST_CASE("a MADE takes a batch as it takes its rows one by one, and sweeps to the same", "[made]") {
   // rows together are products of blocks, which do ReLU on their way; a row alone is products of a matrix and a vector
   const Activation activation = GENERATE(Activation::relu, Activation::silu);
   const bool residual = GENERATE(false, true);
@@ -207,6 +207,16 @@ TEST_CASE("a MADE takes a batch as it takes its rows one by one", "[made]") {
     CAPTURE(got[k].name);
     CHECK(close(got[k].values, expected[k].values));
   }
+
+  Matrix<double> made = Matrix<double>::Constant(rows, dim, std::nan("")), swept(rows, 2 * dim);
+  net.sweep(Batch<double>(made), context, Batch<double>(swept), own, [&](Index i) { made.col(i) = x.col(i); });
+  CHECK(close(swept, out));
+  Matrix<double> d_made = Matrix<double>::Zero(rows, dim), d_swept(rows, 2 * dim);
+  auto swept_gradient = net.make_gradient();
+  net.sweep_pullback(made, context, own, Batch<double>(d_made), Batch<double>(d_swept), nullptr, &swept_gradient,
+                     [&](Index i) { d_swept.middleCols(2 * i, 2) = d.middleCols(2 * i, 2); });
+  const auto by_sweep = parameter_list<double>(swept_gradient);
+  for (std::size_t k = 0; k < got.size(); ++k) CHECK(close(by_sweep[k].values, got[k].values));
 }
 
 TEST_CASE("sampling evaluates each unit of a MADE exactly once", "[made]") {

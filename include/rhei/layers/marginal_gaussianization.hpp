@@ -335,7 +335,7 @@ class MarginalGaussianization {
       density = density + bump;
       bend = multiply_add(bump * inverse[k], rest - s, bend);
     });
-    const Lanes<S> close = Lanes<S>(S(4.54e-5)) < largest;
+    const Lanes<S> close = Lanes<S>(S(4.54e-5)) < largest;  // exp(-10)
     const Sums sums{S(0), S(0), S(0), lower, upper, density, bend};
     return all(close) ? sums : select_sums(close, sums, sum_distant_kernels(d, x, cache));
   }

@@ -491,17 +491,17 @@ class Made {
   }
 
   /// y += x W for a dense block.
-  void add_block(Index l, const Block& b, const ConstBatch<S>& x, const Batch<S>& y) const {
+  void add_block(Index l, const Block& b, const ConstBatch<S>& x, Batch<S> y) const {
     if (b.empty()) return;
     const Matrix<S>& weight = parameters_.weight[at(l)];
     if (x.rows() == 1)  // so small a block that the way to its product would take as long
-      detail::add_by_dots<1>(const_cast<S*>(y.data()) + b.col, Index(1), x.data() + b.row, Index(0),
+      detail::add_by_dots<1>(y.data() + b.col, Index(1), x.data() + b.row, Index(0),
                              weight.data() + b.row + b.col * weight.rows(), weight.rows(), b.rows, b.cols);
     else
       multiply_block(l, b, x, y, {}, {});
   }
   /// y = finish(start + x W) for a dense block.
-  void multiply_block(Index l, const Block& b, const ConstBatch<S>& x, const Batch<S>& y, detail::Start<S> start,
+  void multiply_block(Index l, const Block& b, const ConstBatch<S>& x, Batch<S> y, detail::Start<S> start,
                       detail::Finish<S> finish) const {
     detail::multiply<false, false>(
         detail::writable_panel(y).columns(b.col, b.cols), detail::panel(x).columns(b.row, b.rows),

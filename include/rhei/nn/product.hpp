@@ -4,8 +4,8 @@
 /// \file
 /// Matrix products that allocate nothing. Every layer's products go through here.
 ///
-/// They are made by a kernel of our own (nn/product_kernel.hpp), stripe by stripe of the left factor's rows. Shapes
-/// with a few rows only are products of a matrix and a vector instead, or sums of columns.
+/// They are made by a kernel of our own (nn/product_kernel.hpp), stripe by stripe of the left factor's rows. A
+/// few rows, or the gradient of a few columns, are products of a matrix and a vector instead, or dot products.
 ///
 /// Arguments are column-major matrices or blocks of such (a row vector counts as a matrix of one row); the result must
 /// not overlap the factors.
@@ -147,10 +147,10 @@ void multiply_thin(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> star
       add_matrix_vector<false>(c.at(i, j), c.stride, right(k, j), cols, d, b.stride, left(i, k),
                                transpose_a ? 1 : a.stride);
     });
-  } else {
+  } else if constexpr (transpose_a) {
     for_each_tile(c.cols, c.rows, depth, 1, block, block, [&](Index j, Index, Index i, Index rows, Index k, Index d) {
-      add_matrix_vector<transpose_a>(c.at(i, j), Index(1), left(i, k), rows, d, a.stride, right(k, j),
-                                     transpose_b ? b.stride : 1);
+      add_matrix_vector<true>(c.at(i, j), Index(1), left(i, k), rows, d, a.stride, right(k, j),
+                              transpose_b ? b.stride : 1);
     });
   }
 }

@@ -253,7 +253,7 @@ class ProductKernel {
 #pragma GCC unroll 3
         for (Index r = 0; r < registers; ++r) of_a[r].store(copy + r * lanes);
         copy += height;
-        __builtin_prefetch(a + height, 0, 2);  // the next stripe
+        __builtin_prefetch(a + height, 0, 2);  // the next stripe, if there is one: nothing is read
         __builtin_prefetch(a + 2 * height - 1, 0, 2);
       }
 #pragma GCC unroll 8

@@ -71,7 +71,7 @@ class Staircase {
   std::vector<Group> column_groups_, row_groups_;
 };
 
-/// The three products of a linear map that has such a weight. `scratch` is for groups that are cut.
+/// The three products of a linear map that has such a weight. `scratch` is for what of W is copied.
 template <Real S>
 class StaircaseProduct {
  public:

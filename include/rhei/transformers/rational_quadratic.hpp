@@ -317,7 +317,8 @@ class RationalQuadratic {
     return bin;
   }
 
-  /// Knot k, given the sum of the exponentials before it.
+  /// Knot k, given the sum of the exponentials before it. The search and the bin that it found must have the same knots
+  /// bit for bit, or an element would lie outside its bin.
   [[nodiscard]] L knot_at(S even, L step, L k, L sum) const {
     return multiply_add(sum, step, multiply_add(k, L(even), L(-bound())));
   }
