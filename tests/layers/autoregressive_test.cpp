@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 
+#include <cmath>
 #include <rhei/core/inverted.hpp>
 #include <rhei/layers/autoregressive.hpp>
 #include <rhei/transformers/inverted_transformer.hpp>
