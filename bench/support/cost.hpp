@@ -9,7 +9,7 @@
 /// - Multiply-adds are those whose weight is not masked away, whatever a program does with the zeros. A training step
 ///   has three times those of log_prob: forward, the gradient of the weights, the gradient of what enters.
 /// - The GEMM rate is the best that Eigen or rhei reaches with square matrices of 256 to 1024: so it is no excuse that
-///   a case's own products are thin or small. Of exponentials, too, the faster of both counts.
+///   a case's own products are thin or small. Of exponentials and logarithms, too, the faster of both counts.
 /// - Elementwise work is counted as if all that is done to an element were fused, in memory that is in the cache, and
 ///   nothing were computed twice. What follows is not counted: loads and stores of weights, calls, remainders of
 ///   registers, batches that leave the cache.

@@ -52,6 +52,9 @@ TEMPLATE_TEST_CASE("elementwise functions are accurate to a few units in the las
   const double range = std::same_as<S, float> ? 80 : 700;
   CHECK(worst_ulps<S>([](L x) { return tanh(x); }, [](long double x) { return std::tanh(x); }, -20, 20) < 6);
   CHECK(worst_ulps<S>([](L x) { return exp_negative(x); }, [](long double x) { return std::exp(x); }, -range, 0) < 3);
+  const auto log_reference = [](long double x) { return std::log(x); };
+  for (const double hi : {1.0, 2.0, range == 80 ? 3e38 : 1e308})
+    CHECK(worst_ulps<S>([](L x) { return log(x); }, log_reference, hi * std::exp2(-40), hi) < 2);
   CHECK(worst_ulps<S>([](L x) { return sigmoid(x); }, [](long double x) { return 1 / (1 + std::exp(-x)); }, -range,
                       range) < 5);
   CHECK(worst_ulps<S>([](L x) { return softplus(x); }, softplus_reference, -range, range) < 5);
@@ -78,6 +81,11 @@ TEMPLATE_TEST_CASE("elementwise functions at the ends of the line", "[math]", RH
   check([](L x) { return tanh(x); }, -1, 1);
   check([](L x) { return exp_negative(-abs(x)); }, 0, 0);
   CHECK(at<S>([](L x) { return exp_negative(x); }, 0) == 1);
+  const auto logarithm = [](L x) { return log(x); };
+  CHECK(at<S>(logarithm, 1) == 0);
+  CHECK(at<S>(logarithm, 0) == -inf);
+  CHECK(at<S>(logarithm, inf) == inf);
+  for (const S none : {nan, S(-1), -tiny, -inf}) CHECK(std::isnan(at<S>(logarithm, none)));
   CHECK(at<S>([](L x) { return exp_negative(x, S(-60)); }, -1000) == at<S>([](L x) { return exp_negative(x); }, -60));
   check([](L x) { return sigmoid(x); }, 0, 1);
   check([](L x) { return softplus(x); }, 0, inf);

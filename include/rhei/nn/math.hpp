@@ -94,6 +94,11 @@ Lanes<S> select(Lanes<S> mask, Lanes<S> a, std::type_identity_t<Lanes<S>> b) {
   return Lanes<S>::of(Eigen::internal::pselect(mask.p, a.p, b.p));
 }
 
+template <Real S>
+bool all(Lanes<S> mask) {
+  return !Eigen::internal::predux_any(Eigen::internal::pandnot(Eigen::internal::ptrue(mask.p), mask.p));
+}
+
 /// a * b + c.
 template <Real S>
 Lanes<S> multiply_add(Lanes<S> a, Lanes<S> b, std::type_identity_t<Lanes<S>> c) {
@@ -104,6 +109,12 @@ Lanes<S> multiply_add(Lanes<S> a, Lanes<S> b, std::type_identity_t<Lanes<S>> c) 
 template <Real S>
 Lanes<S> abs(Lanes<S> x) {
   return Lanes<S>::of(Eigen::internal::pabs(x.p));
+}
+
+/// The larger of a and b; of a number and NaN it may be either.
+template <Real S>
+Lanes<S> max(Lanes<S> a, std::type_identity_t<Lanes<S>> b) {
+  return Lanes<S>::of(Eigen::internal::pmax(a.p, b.p));
 }
 
 /// e^x.
@@ -144,13 +155,38 @@ Lanes<S> exp_negative(Lanes<S> x, S least = std::same_as<S, float> ? S(-87.3366)
     return exp(kept);
   }
 }
-#pragma GCC diagnostic pop
 
-/// The natural logarithm; NaN where x < 0.
+/// The natural logarithm; NaN where x < 0, and that of the smallest normal number for smaller ones but 0. In float in
+/// two thirds of the time of Eigen's, which treats each value as if it might be none of the usual ones.
 template <Real S>
 Lanes<S> log(Lanes<S> x) {
-  return Lanes<S>::of(Eigen::internal::plog(x.p));
+  if constexpr (detail::has_vector_functions<S> && std::same_as<S, float>) {
+    // x = 2^n (1 + f), 1/2 <= (1 + f)^2 < 2: the bits of sqrt(1/2) are taken from those of x, and n is in the exponent.
+    namespace e = Eigen::internal;
+    using Packet = typename Lanes<S>::Packet;
+    using Bits = typename e::unpacket_traits<Packet>::integer_packet;
+    const Bits bits = e::preinterpret<Bits>(x.p);
+    const Bits power = e::parithmetic_shift_right<23>(e::psub(bits, e::pset1<Bits>(0x3f3504f3)));
+    const Lanes<S> n = Lanes<S>::of(e::pcast<Bits, Packet>(power));
+    const Packet mantissa = e::preinterpret<Packet>(Bits(e::psub(bits, Bits(e::plogical_shift_left<23>(power)))));
+    const Lanes<S> f = Lanes<S>::of(mantissa) - S(1), square = f * f;
+    // interpolates (log(1 + f) - f + f^2 / 2) / f^3 at the Chebyshev points: the logarithm to 2e-8 of itself
+    const Lanes<S> odd = polynomial(square, {-0.0790274377239, -0.129981837637, -0.166412814631, -0.250003064226});
+    const Lanes<S> even = polynomial(square, {0.126223198492, 0.142144959239, 0.200010450942, 0.333333307282});
+    const Lanes<S> rest = multiply_add(odd, f, even);
+    const Lanes<S> of_mantissa = f + multiply_add(S(-0.5) * f, f, rest * square * f);
+    const Lanes<S> y = multiply_add(n, Lanes<S>(S(0.69314718055994530942)), of_mantissa);
+    // infinite, NaN, less than the smallest normal number
+    const Packet unusual = e::por(e::pcmp_lt_or_nan(x.p, e::pset1<Packet>(std::numeric_limits<S>::min())),
+                                  e::pcmp_lt_or_nan(e::pset1<Packet>(std::numeric_limits<S>::max()), x.p));
+    if (!e::predux_any(unusual)) [[likely]]
+      return y;
+    return select(Lanes<S>::of(unusual), Lanes<S>::of(e::plog(x.p)), y);
+  } else {
+    return Lanes<S>::of(Eigen::internal::plog(x.p));
+  }
 }
+#pragma GCC diagnostic pop
 
 /// tanh. In double a rational function near zero and exp elsewhere (Moshier, Cephes, tanh.c).
 template <Real S>
