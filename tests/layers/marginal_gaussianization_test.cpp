@@ -135,6 +135,53 @@ TEMPLATE_TEST_CASE("MarginalGaussianization has finite gradients far out and in 
   CHECK(double(d_x(3, 0)) == Approx(1e4).epsilon(1e-4));
 }
 
+TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's gradients in tails and gaps", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
+  using S = TestType;
+  const std::vector<S> mean{S(-1), S(0.5), S(2)}, log_bandwidth{S(-1), S(-3), S(-2)};
+  const auto layer = with_kernels<S>(mean, log_bandwidth);
+  Matrix<S> x(12, 1);  // near the kernels and, in the same registers, more than ten bandwidths from each
+  x << S(0.4), S(5), S(-5), S(-1.5), S(30), S(-300), S(1.3), S(3.6), S(-1.2), S(2.1), S(-12), S(80);
+  const Index n = x.rows();
+  Matrix<S> z(n, 1), d_x(n, 1), d_z(n, 1);
+  Vector<S> log_det = Vector<S>::Zero(n), d_log_det(n);
+  typename MarginalGaussianization<S>::Cache cache;
+  layer.inverse({}, x, z, log_det, cache);
+  for (Index i = 0; i < n; ++i)
+    for (const bool of_z : {true, false}) {
+      CAPTURE(i, x(i, 0), of_z);
+      d_z.setZero();
+      d_log_det.setZero();
+      (of_z ? d_z(i, 0) : d_log_det[i]) = 1;
+      auto gradient = layer.make_gradient();
+      Batch<S> out(d_x);
+      layer.inverse_pullback({}, x, z, cache, d_z, d_log_det, &out, nullptr, &gradient);
+
+      // by differences of the formula: by each mean, each log-bandwidth, and x
+      const Long h = 1e-6L;
+      const auto by = [&](std::size_t moved) {
+        const auto at = [&](Long step) {
+          std::vector<Long> all(mean.begin(), mean.end());
+          all.insert(all.end(), log_bandwidth.begin(), log_bandwidth.end());
+          all.push_back(x(i, 0));
+          all[moved] += step;
+          const auto result = reference({all.begin(), all.begin() + 3}, {all.begin() + 3, all.end() - 1}, all.back());
+          return of_z ? result.z : result.log_det;
+        };
+        return static_cast<double>((at(h) - at(-h)) / (2 * h));
+      };
+      const double tolerance = std::same_as<S, float> ? 1e-4 : 1e-9;
+      for (std::size_t k = 0; k < 3; ++k) {
+        CAPTURE(k);
+        const double d_mean = by(k), d_log_bandwidth = by(3 + k);
+        const auto row = static_cast<Index>(k);
+        CHECK(double(gradient.mean(row, 0)) == Approx(d_mean).epsilon(tolerance).margin(tolerance));
+        CHECK(double(gradient.log_bandwidth(row, 0)) == Approx(d_log_bandwidth).epsilon(tolerance).margin(tolerance));
+      }
+      CHECK(double(d_x(i, 0)) == Approx(by(6)).epsilon(tolerance).margin(tolerance));
+    }
+}
+
 // For one kernel the equation that `forward` solves is linear: x = mean + h log(Phi(z) / (1 - Phi(z))).
 TEMPLATE_TEST_CASE("MarginalGaussianization of one kernel is the logistic distribution", "[gaussianization]",
                    RHEI_TEST_SCALARS) {

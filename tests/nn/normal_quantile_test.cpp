@@ -82,17 +82,25 @@ TEMPLATE_TEST_CASE("the Mills ratio is accurate to a few units in the last place
 
 TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]", RHEI_TEST_SCALARS) {
   using S = TestType;
-  double worst = 0;
+  double worst = 0, worst_mills = 0;
   for (const double lo : {-1.0, -30.0, -1e4, -1e9})
     for (const S gap : numbers<S>(0, std::log(0.5) - lo)) {
       const S log_p = static_cast<S>(std::log(0.5)) - gap;
-      const S x = value_at([](Lanes<S> l) { return normal_upper_quantile(l); }, log_p);
+      const S x = value_at([](Lanes<S> l) { return normal_upper_quantile(l).value; }, log_p);
       const double error = ulps(x, quantile_reference(log_p, x), S(1));
       if (!(error <= worst)) worst = error;  // a NaN stays
+      const S mills = value_at([](Lanes<S> l) { return normal_upper_quantile(l).mills; }, log_p);
+      const double error_mills = ulps(mills, mills_reference(x), std::numeric_limits<S>::min());
+      if (!(error_mills <= worst_mills)) worst_mills = error_mills;
     }
-  CAPTURE(worst);
+  CAPTURE(worst, worst_mills);
   CHECK(worst < 5);
-  CHECK(double(value_at([](Lanes<S> l) { return normal_upper_quantile(l); }, S(-1e4))) ==
+  CHECK(worst_mills < 8);
+  const auto at_infinity = normal_upper_quantile(Lanes<S>(-std::numeric_limits<S>::infinity()));
+  S mills[Lanes<S>::size];
+  at_infinity.mills.store(mills);
+  CHECK(mills[0] == 0);
+  CHECK(double(value_at([](Lanes<S> l) { return normal_upper_quantile(l).value; }, S(-1e4))) ==
         Approx(141.3798).epsilon(1e-5));
 }
 

@@ -23,7 +23,8 @@
 /// largest of these bracket x. Newton's method inside this bracket, a register of samples at a time. Its derivatives
 /// are those of the implicit function; no step of the iteration is differentiated.
 ///
-/// Both directions cost n * K * D exponentials (`forward` in each of some 6 steps), a parameter gradient as many again.
+/// Both directions cost n * K * D exponentials (`forward` in each of some 6 steps), a parameter gradient none: where
+/// everything is kept, a cache holds a number for each kernel at each element.
 
 #include <algorithm>
 #include <array>
@@ -60,12 +61,14 @@ class MarginalGaussianization {
   using Gradient = Parameters;
   struct Cache {
     Buffer<S> inverse_bandwidth;  ///< K x D, 1 / h
-    Buffer<S> shift;              ///< n x D, that of Sums
-    Buffer<S> over_density;       ///< n x D, 1 / (K f exp(shift))
-    Buffer<S> slope;              ///< n x D, dz/dx
-    Buffer<S> bend;               ///< n x D, d log f / dx
-    Buffer<S> sums;               ///< for each kernel of a feature a register of each gradient
-    SolveReport solve;            ///< of the last `forward`
+    /// For each feature, register of samples and kernel a register: the smaller of s and 1 - s, times exp(shift), with
+    /// the sign of 1 - 2 s. This and what follows only where everything is kept.
+    Buffer<S> near_sides;
+    Buffer<S> shift;         ///< n x D, that of Sums
+    Buffer<S> over_density;  ///< n x D, 1 / (K f exp(shift))
+    Buffer<S> slope;         ///< n x D, dz/dx
+    Buffer<S> bend;          ///< n x D, d log f / dx
+    SolveReport solve;       ///< of the last `forward`
   };
 
   /// Kernels at the quantiles of a normal distribution.
@@ -146,25 +149,27 @@ class MarginalGaussianization {
   /// A formula: n K D exponentials.
   void inverse(const Call<S>& call, ConstBatch<S> x, Batch<S> z, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("MarginalGaussianization::inverse", *this, call, x, z, log_det.size());
-    prepare(cache, x.rows());
-    // One long chain of operations: step by step with four registers, it does not wait for itself.
-    constexpr Index together = 4;
+    prepare(call, cache, x.rows());
+    // One long chain of operations: step by step with eight registers, it does not wait for itself.
+    constexpr Index together = 8;
     std::array<Sums, together> sums;
-    std::array<Lanes<S>, together> log_tail, quantile, ratio;
+    std::array<Lanes<S>, together> log_tail;
+    std::array<NormalQuantile<S>, together> quantile;
     for (Index d = 0; d < dim(); ++d)
       for (Index first = 0; first < x.rows(); first += together * width) {
         const Index rows = std::min(together * width, x.rows() - first);
         const auto step = [&](auto f) {
           for_each_register(rows, [&](const Part& p) { f(at(p.first / width), Part{first + p.first, p.count}); });
         };
-        step([&](std::size_t i, const Part& part) { sums[i] = sum_kernels(d, part.load(x, d), cache); });
+        step([&](std::size_t i, const Part& part) { sums[i] = sums_at(call, part, d, part.load(x, d), cache); });
         step([&](std::size_t i, const Part&) { log_tail[i] = sums[i].log_tail(kernels()); });
+        normal_upper_quantiles(at(registers(rows)), log_tail, quantile);
         step([&](std::size_t i, const Part& part) {
-          quantile[i] = normal_quantile_of_tail(sums[i].is_lower_half(), log_tail[i]);
-          part.store(quantile[i], z, d);
+          const auto& [size, mills] = quantile[i];
+          const Lanes<S> latent = select(sums[i].is_lower_half(), -size, size);
+          part.store(latent, z, d);
+          finish(call, part, d, sums[i], sums[i].ratio(latent, mills), S(1), log_det, cache);
         });
-        step([&](std::size_t i, const Part&) { ratio[i] = sums[i].ratio(quantile[i]); });
-        step([&](std::size_t i, const Part& part) { finish(part, d, sums[i], ratio[i], S(1), log_det, cache); });
       }
   }
 
@@ -172,15 +177,15 @@ class MarginalGaussianization {
   /// counted in Cache::solve.
   void forward(const Call<S>& call, ConstBatch<S> z, Batch<S> x, Values<S> log_det, Cache& cache) const {
     detail::check_evaluation("MarginalGaussianization::forward", *this, call, z, x, log_det.size());
-    prepare(cache, z.rows());
+    prepare(call, cache, z.rows());
     cache.solve = {};
     for (Index d = 0; d < dim(); ++d)
       for_each_register(z.rows(), [&](const Part& part) {
         const Lanes<S> latent = part.load(z, d);
         const Lanes<S> root = solve(part, d, normal_log_odds(latent), cache);
         part.store(root, x, d);
-        const Sums sums = sum_kernels(d, root, cache);
-        finish(part, d, sums, sums.ratio(latent), S(-1), log_det, cache);
+        const Sums sums = sums_at(call, part, d, root, cache);
+        finish(call, part, d, sums, sums.ratio(latent, mills_ratio(abs(latent))), S(-1), log_det, cache);
       });
   }
 
@@ -188,16 +193,12 @@ class MarginalGaussianization {
   /// dF / phi(z), and l by d log f + z dz.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
-    for (Index d = 0; d < dim(); ++d) {
-      if (gradient) clear_sums(cache);
-      for_each_register(x.rows(), [&](const Part& part) {
-        const Lanes<S> d_l = part.load(d_log_det), slope = part.load(cache.slope.view(), d);
-        const Lanes<S> along = multiply_add(d_l, part.load(z, d), part.load(d_z, d)) * slope;
-        if (d_x) part.store(multiply_add(d_l, part.load(cache.bend.view(), d), along), *d_x, d);
-        if (gradient) add_to_sums(part, d, x, along, d_l, cache);
-      });
-      if (gradient) add_sums(d, cache, *gradient);
-    }
+    pull_back(x, cache, gradient, [&](const Part& part, Index d) {
+      const Lanes<S> d_l = part.load(d_log_det), slope = part.load(cache.slope.view(), d);
+      const Lanes<S> along = multiply_add(d_l, part.load(z, d), part.load(d_z, d)) * slope;
+      if (d_x) part.store(multiply_add(d_l, part.load(cache.bend.view(), d), along), *d_x, d);
+      return Arriving{along, d_l};
+    });
   }
 
   /// x(z) solves z(x) = z, and its log-determinant is -l(x(z)). So dx = (dz - z's own change by the parameters) /
@@ -205,16 +206,12 @@ class MarginalGaussianization {
   /// parameters.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
-    for (Index d = 0; d < dim(); ++d) {
-      if (gradient) clear_sums(cache);
-      for_each_register(x.rows(), [&](const Part& part) {
-        const Lanes<S> d_l = -part.load(d_log_det);
-        const Lanes<S> along = multiply_add(d_l, part.load(cache.bend.view(), d), part.load(d_x, d));
-        if (d_z) part.store(multiply_add(d_l, part.load(z, d), along / part.load(cache.slope.view(), d)), *d_z, d);
-        if (gradient) add_to_sums(part, d, x, -along, d_l, cache);
-      });
-      if (gradient) add_sums(d, cache, *gradient);
-    }
+    pull_back(x, cache, gradient, [&](const Part& part, Index d) {
+      const Lanes<S> d_l = -part.load(d_log_det);
+      const Lanes<S> along = multiply_add(d_l, part.load(cache.bend.view(), d), part.load(d_x, d));
+      if (d_z) part.store(multiply_add(d_l, part.load(z, d), along / part.load(cache.slope.view(), d)), *d_z, d);
+      return Arriving{-along, d_l};
+    });
   }
 
   /// The same layer in another scalar.
@@ -280,8 +277,8 @@ class MarginalGaussianization {
       return log(select(is_lower_half(), lower, upper) / S(kernels)) - lower_shift - upper_shift;
     }
     /// f / phi(z) = dz/dx where z is the quantile, but for the factor exp(log_inside()).
-    [[nodiscard]] Lanes<S> ratio(Lanes<S> z) const {
-      return density / select(z < S(0), lower, upper) * mills_ratio(abs(z));
+    [[nodiscard]] Lanes<S> ratio(Lanes<S> z, Lanes<S> mills) const {
+      return density / select(z < S(0), lower, upper) * mills;
     }
     [[nodiscard]] Lanes<S> log_odds() const { return log(lower / upper) - (lower_shift - upper_shift); }
     /// log of what density lacks in comparison with the smaller of lower and upper: 0 where all t_k have one sign.
@@ -308,36 +305,28 @@ class MarginalGaussianization {
     }
   }
 
-  /// Of a kernel: the larger of s and 1 - s, s (1 - s) exp(shift) / h, and 1 - 2 s.
-  struct Kernel {
-    Lanes<S> far_side, bump, tilt;
-  };
-  static Kernel kernel_at(Lanes<S> t, Lanes<S> near, S inverse_bandwidth, Lanes<S> at_shift) {
-    const Lanes<S> e = near * at_shift;  // exp(-|t|)
-    const Lanes<S> far_side = S(1) / (e + S(1));
-    const Lanes<S> tilt = (e - S(1)) * far_side;
-    return {far_side, near * far_side * far_side * inverse_bandwidth, select(t < S(0), -tilt, tilt)};
-  }
-
   /// In one pass for samples that have a kernel within ten bandwidths: what underflows could not have been seen beside
-  /// what that kernel adds, and all shifts are zero. (Kernel by kernel what kernel_at() is without its scaling.)
-  Sums sum_kernels(Index d, Lanes<S> x, const Cache& cache) const {
+  /// what that kernel adds, and all shifts are zero. `near_sides`, where they are kept, are those of Cache.
+  template <bool kept>
+  Sums sum_kernels(Index d, Lanes<S> x, const Cache& cache, S* near_sides) const {
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
     Lanes<S> largest(0), lower(0), upper(0), density(0), bend(0);
     for_each_kernel(d, x, S(0), cache, [&](Index k, Lanes<S> t, Lanes<S> e) {
-      largest = select(largest < e, e, largest);
+      largest = max(largest, e);
       const Lanes<S> far_side = S(1) / (e + S(1)), near_side = e * far_side;
       const auto left = t < S(0);
+      if constexpr (kept) select(left, near_side, -near_side).store(near_sides + k * width);
       const Lanes<S> s = select(left, near_side, far_side), rest = select(left, far_side, near_side);
-      const Lanes<S> bump = near_side * far_side * inverse[k];
+      const Lanes<S> bump = near_side * far_side;
       lower = lower + s;
       upper = upper + rest;
-      density = density + bump;
-      bend = multiply_add(bump * inverse[k], rest - s, bend);
+      const Lanes<S> per_bandwidth(inverse[k]);
+      density = multiply_add(bump, per_bandwidth, density);  // in so many words: rounded alike whatever is kept
+      if constexpr (kept) bend = multiply_add(bump * per_bandwidth * per_bandwidth, rest - s, bend);
     });
     const Lanes<S> close = Lanes<S>(S(4.54e-5)) < largest;  // exp(-10)
     const Sums sums{S(0), S(0), S(0), lower, upper, density, bend};
-    return all(close) ? sums : select_sums(close, sums, sum_distant_kernels(d, x, cache));
+    return all(close) ? sums : select_sums(close, sums, sum_distant_kernels<kept>(d, x, cache, close, near_sides));
   }
 
   static Sums select_sums(Lanes<S> mask, const Sums& a, const Sums& b) {
@@ -350,8 +339,10 @@ class MarginalGaussianization {
             select(mask, a.bend, b.bend)};
   }
 
-  /// In two passes: the nearest kernel is sought before anything is added.
-  Sums sum_distant_kernels(Index d, Lanes<S> x, const Cache& cache) const {
+  /// In two passes: the nearest kernel is sought before anything is added. Leaves `near_sides` of samples that are
+  /// close as they are.
+  template <bool kept>
+  Sums sum_distant_kernels(Index d, Lanes<S> x, const Cache& cache, Lanes<S> close, S* near_sides) const {
     const S* mean = parameters_.mean.col(d).data();
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
     constexpr S infinity = std::numeric_limits<S>::infinity();
@@ -366,32 +357,55 @@ class MarginalGaussianization {
     Sums sums{nearest, select(below, nearest, 0), select(above, nearest, 0), S(0), S(0), S(0), S(0)};
     const Lanes<S> at_nearest = exp_negative(-nearest), inside = exp_negative(sums.log_inside());
     for_each_kernel(d, x, nearest, cache, [&](Index k, Lanes<S> t, Lanes<S> near) {
-      const Kernel kernel = kernel_at(t, near, inverse[k], at_nearest);
+      const Lanes<S> e = near * at_nearest, far_side = S(1) / (e + S(1)), near_side = near * far_side;
       const auto left = t < S(0);
-      const Lanes<S> smaller = near * inside * kernel.far_side;
-      sums.lower = sums.lower + select(left, smaller, kernel.far_side);
-      sums.upper = sums.upper + select(left, kernel.far_side, smaller);
-      sums.density = sums.density + kernel.bump;
-      sums.bend = multiply_add(kernel.bump * inverse[k], kernel.tilt, sums.bend);
+      if constexpr (kept) {
+        S* const to = near_sides + k * width;
+        select(close, Lanes<S>::load(to), select(left, near_side, -near_side)).store(to);
+      }
+      const Lanes<S> smaller = near_side * inside, bump = near_side * far_side;
+      const Lanes<S> tilt = (e - S(1)) * far_side;
+      sums.lower = sums.lower + select(left, smaller, far_side);
+      sums.upper = sums.upper + select(left, far_side, smaller);
+      const Lanes<S> per_bandwidth(inverse[k]);
+      sums.density = multiply_add(bump, per_bandwidth, sums.density);
+      sums.bend = multiply_add(bump * per_bandwidth * per_bandwidth, select(left, -tilt, tilt), sums.bend);
     });
     return sums;
   }
 
-  void prepare(Cache& cache, Index rows) const {
+  void prepare(const Call<S>& call, Cache& cache, Index rows) const {
     const Matrix<S>& log_bandwidth = parameters_.log_bandwidth;
     Batch<S> inverse = cache.inverse_bandwidth.resize(kernels(), dim());
     elementwise(
         log_bandwidth.size(), [](Lanes<S> h) { return exp(-h); }, inverse.data(), log_bandwidth.data());
+    if (call.keep != Keep::everything) return;
     for (Buffer<S>* buffer : {&cache.shift, &cache.over_density, &cache.slope, &cache.bend})
       buffer->resize(rows, dim());
+    cache.near_sides.resize(kernels() * registers(rows) * width, dim());
+  }
+
+  static Index registers(Index rows) { return (rows + width - 1) / width; }
+
+  /// Cache::near_sides of the kernels of feature d at a register of samples.
+  S* near_sides(const Part& part, Index d, Cache& cache) const {
+    Batch<S> all = cache.near_sides.view();
+    return all.data() + d * all.rows() + part.first * kernels();
+  }
+
+  /// The sums at x, in the cache too what a pullback will need of each kernel, if one may follow.
+  Sums sums_at(const Call<S>& call, const Part& part, Index d, Lanes<S> x, Cache& cache) const {
+    if (call.keep != Keep::everything) return sum_kernels<false>(d, x, cache, nullptr);
+    return sum_kernels<true>(d, x, cache, near_sides(part, d, cache));
   }
 
   /// Adds the log-determinant, `sign` times that of `inverse`, and fills the cache.
-  void finish(const Part& part, Index d, const Sums& sums, Lanes<S> ratio, S sign, Values<S> log_det,
-              Cache& cache) const {
+  void finish(const Call<S>& call, const Part& part, Index d, const Sums& sums, Lanes<S> ratio, S sign,
+              Values<S> log_det, Cache& cache) const {
     const Lanes<S> log_inside = sums.log_inside();
     const Lanes<S> total = multiply_add(Lanes<S>(sign), log(ratio) + log_inside, part.load(log_det));
     part.store(total, log_det.data() + part.first);
+    if (call.keep != Keep::everything) return;
     part.store(sums.shift, cache.shift.view(), d);
     part.store(S(1) / sums.density, cache.over_density.view(), d);
     part.store(ratio * exp_negative(log_inside), cache.slope.view(), d);
@@ -417,7 +431,7 @@ class MarginalGaussianization {
     const Lanes<S> size = select(abs(target) < S(1), Lanes<S>(1), abs(target));
     Lanes<S> open = lower < upper, residual(infinity), last_step(infinity), step_before(infinity);
     for (int step = 0; step < most_steps && any(open); ++step) {
-      const Sums sums = sum_kernels(d, x, cache);
+      const Sums sums = sum_kernels<false>(d, x, cache, nullptr);
       const Lanes<S> slope = exp_negative(sums.log_inside()) * sums.density * S(kernels()) / (sums.lower * sums.upper);
       residual = select(open, sums.log_odds() - target, residual);
       lower = select(residual < S(0), x, lower);
@@ -460,32 +474,53 @@ class MarginalGaussianization {
     }
   }
 
-  void clear_sums(Cache& cache) const { cache.sums.resize(2 * width, kernels()).setZero(); }
-
-  /// The gradient of `along` * (z's change) / slope + `d_log_f` * (change of log f) by the kernels of feature d:
+  /// What arrives at a register of samples: the derivatives by z, times its slope, and by log f.
+  struct Arriving {
+    Lanes<S> along, d_log_f;
+  };
+  /// Calls arriving(part, d) for all registers of samples and features, and adds what the parameters have of it:
   ///   df_k = -f_k (dmean + t h dlog_bandwidth),   d log f = -(f_k / f) ((1 - 2 s) / h (dmean + t h ...) +
   ///   dlog_bandwidth)
-  void add_to_sums(const Part& part, Index d, ConstBatch<S> x, Lanes<S> along, Lanes<S> d_log_f, Cache& cache) const {
-    const S* mean = parameters_.mean.col(d).data();
-    const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
-    S* sums = cache.sums.view().data();
-    const Lanes<S> over = part.load(cache.over_density.view(), d), shift = part.load(cache.shift.view(), d);
-    const Lanes<S> samples = part.load(x, d), at_shift = exp_negative(-shift);
-    for_each_kernel(d, samples, shift, cache, [&](Index k, Lanes<S> t, Lanes<S> near) {
-      const Kernel kernel = kernel_at(t, near, inverse[k], at_shift);
-      const Lanes<S> share = kernel.bump * over;  // f_k / f
-      const Lanes<S> d_mean = share * multiply_add(d_log_f * inverse[k], kernel.tilt, along);
-      (Lanes<S>::load(sums) - d_mean).store(sums);
-      (Lanes<S>::load(sums + width) - multiply_add(samples - mean[k], d_mean, d_log_f * share)).store(sums + width);
-      sums += 2 * width;
-    });
+  template <class F>
+  void pull_back(ConstBatch<S> x, Cache& cache, Gradient* gradient, F arriving) const {
+    struct Register {
+      Lanes<S> sample, over_density, at_shift, along, d_log_f;
+    };
+    constexpr Index block = 64;  // registers that stay in the first-level cache while the kernels come by
+    std::array<Register, block> arrived;
+    for (Index d = 0; d < dim(); ++d)
+      for (Index first = 0; first < x.rows(); first += block * width) {
+        const Index rows = std::min(block * width, x.rows() - first), count = registers(rows);
+        for_each_register(rows, [&](const Part& p) {
+          const Part part{first + p.first, p.count};
+          const auto [along, d_log_f] = arriving(part, d);
+          if (gradient)
+            arrived[at(p.first / width)] = {part.load(x, d), part.load(cache.over_density.view(), d),
+                                            exp_negative(-part.load(cache.shift.view(), d)), along, d_log_f};
+        });
+        if (!gradient) continue;
+        const S* const near_sides = this->near_sides(Part{first, width}, d, cache);
+        const S* ahead = near_sides + count * kernels() * width;  // of the next block, if there is one: not read
+        for (Index k = 0; k < kernels(); ++k) {
+          const Lanes<S> mean(parameters_.mean(k, d)), inverse(cache.inverse_bandwidth.view()(k, d));
+          Lanes<S> mean_sum(0), log_bandwidth_sum(0);
+          for (Index i = 0; i < count; ++i, ahead += width) {
+            __builtin_prefetch(ahead);
+            const auto& [sample, over_density, at_shift, along, d_log_f] = arrived[at(i)];
+            const Lanes<S> scaled = Lanes<S>::load(near_sides + (i * kernels() + k) * width);
+            const Lanes<S> near_side = abs(scaled * at_shift), far_side = S(1) - near_side;
+            const Lanes<S> share = (scaled * over_density) * (far_side * inverse);  // f_k / f, signed as 1 - 2 s
+            const Lanes<S> d_mean = multiply_add(d_log_f * inverse, share * (far_side - near_side), along * abs(share));
+            mean_sum = mean_sum + d_mean;
+            log_bandwidth_sum = log_bandwidth_sum + multiply_add(sample - mean, d_mean, d_log_f * abs(share));
+          }
+          gradient->mean(k, d) -= sum(mean_sum);
+          gradient->log_bandwidth(k, d) -= sum(log_bandwidth_sum);
+        }
+      }
   }
 
-  void add_sums(Index d, const Cache& cache, Gradient& gradient) const {
-    const ConstBatch<S> sums = cache.sums.view();
-    gradient.mean.col(d) += sums.topRows(width).colwise().sum().transpose();
-    gradient.log_bandwidth.col(d) += sums.bottomRows(width).colwise().sum().transpose();
-  }
+  static S sum(Lanes<S> lanes) { return Eigen::internal::predux(lanes.p); }
 
   /// Kernels of feature d at its K quantiles, with bandwidths as `initialize` describes them.
   void place_kernels(Index d, const std::vector<double>& quantiles, double deviation, double smoothing) {

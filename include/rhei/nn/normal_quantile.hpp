@@ -17,6 +17,7 @@
 /// Computation 36:249; the coefficients are ours: Chebyshev interpolation in 50 digits, relative error 2e-18, for float
 /// 2e-9).
 
+#include <array>
 #include <concepts>
 #include <limits>
 #include <rhei/nn/math.hpp>
@@ -63,40 +64,65 @@ Lanes<S> normal_log_upper_tail(Lanes<S> x) {
   return multiply_add(S(-0.5) * x, x, log(mills_ratio(x)) - S(detail::kLogSqrtTwoPi));
 }
 
+/// A quantile, and the Mills ratio at its absolute value: but for the sign its derivative by the logarithm.
+template <Real S>
+struct NormalQuantile {
+  Lanes<S> value, mills;
+};
+
 /// The x >= 0 that a standard normal exceeds with probability exp(log_p), for log_p <= log(1/2), which may be half
-/// as far down as numbers go; infinity for -infinity. The derivative by log_p is -mills_ratio(x).
-template <Real S>
-Lanes<S> normal_upper_quantile(Lanes<S> log_p) {
+/// as far down as numbers go; infinity for -infinity. The derivative by log_p is -mills. For `count` registers, step by
+/// step: one alone is a chain of a hundred operations that wait for each other.
+template <Real S, std::size_t n>
+void normal_upper_quantiles(std::size_t count, const std::array<Lanes<S>, n>& log_p,
+                            std::array<NormalQuantile<S>, n>& quantiles) {
   constexpr int steps = std::same_as<S, float> ? 1 : 2;
-  const Lanes<S> r = detail::square_root(S(-2) * log_p);
-  const Lanes<S> near = select(r < S(1e6), r, S(1e6));  // its powers must not overflow
-  Lanes<S> x =
-      r - polynomial(near, {0.010328, 0.802853, 2.515517}) / polynomial(near, {0.001308, 0.189269, 1.432788, 1.0});
-  for (int step = 0; step < steps; ++step) {
-    const Lanes<S> m = mills_ratio(x);
-    const Lanes<S> error = multiply_add(S(-0.5) * x, x, -log_p) + (log(m) - S(detail::kLogSqrtTwoPi));
-    const Lanes<S> bend = S(0.5) * multiply_add(x, m, S(-1)) * error;
-    // Far out M' is nothing but rounding, and the error that it is multiplied with is large.
-    x = x + multiply_add(m * error, select(abs(bend) < S(1), bend, S(0)), m * error);
-  }
   constexpr S infinity = std::numeric_limits<S>::infinity();
-  return select(log_p == Lanes<S>(-infinity), Lanes<S>(infinity), x);
+  std::array<Lanes<S>, n> log_mills;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Lanes<S> r = detail::square_root(S(-2) * log_p[i]);
+    const Lanes<S> near = select(r < S(1e6), r, S(1e6));  // its powers must not overflow
+    quantiles[i].value =
+        r - polynomial(near, {0.010328, 0.802853, 2.515517}) / polynomial(near, {0.001308, 0.189269, 1.432788, 1.0});
+  }
+  for (int step = 0; step < steps; ++step) {
+    for (std::size_t i = 0; i < count; ++i) quantiles[i].mills = mills_ratio(quantiles[i].value);
+    for (std::size_t i = 0; i < count; ++i) log_mills[i] = log(quantiles[i].mills);
+    for (std::size_t i = 0; i < count; ++i) {
+      auto& [x, m] = quantiles[i];
+      // M'; far out x M - 1 is nothing but rounding, and M is 1 / x - 1 / x^3 + ...
+      const Lanes<S> slope = select(x < S(1e3), multiply_add(x, m, S(-1)), -(m * m));
+      const Lanes<S> error = multiply_add(S(-0.5) * x, x, -log_p[i]) + (log_mills[i] - S(detail::kLogSqrtTwoPi));
+      const Lanes<S> next = x + multiply_add(m * error, S(0.5) * slope * error, m * error);
+      // M by Taylor's series, with M'' = M + x M': the last step is below 5e-4, its third power nothing.
+      const Lanes<S> moved = next - x;
+      m = multiply_add(moved, multiply_add(S(0.5) * moved, multiply_add(x, slope, m), slope), m);
+      x = next;
+    }
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    const auto unlimited = log_p[i] == Lanes<S>(-infinity);
+    quantiles[i] = {select(unlimited, Lanes<S>(infinity), quantiles[i].value),
+                    select(unlimited, Lanes<S>(0), quantiles[i].mills)};
+  }
 }
 
-/// Phi^-1(F), given where F < 1/2 (a mask), and there log F, elsewhere log(1 - F): accurate to a few units in the last
-/// place of max(1, |z|) everywhere. Its derivative is mills_ratio(|z|) by log F, and -mills_ratio(|z|) by log(1 - F).
+/// The same for one register.
 template <Real S>
-Lanes<S> normal_quantile_of_tail(Lanes<S> is_lower, Lanes<S> log_p) {
-  const Lanes<S> x = normal_upper_quantile(log_p);
-  return select(log_p == log_p, select(is_lower, -x, x), log_p);  // a NaN stays
+NormalQuantile<S> normal_upper_quantile(Lanes<S> log_p) {
+  std::array<NormalQuantile<S>, 1> quantile;
+  normal_upper_quantiles<S, 1>(1, {log_p}, quantile);
+  return quantile[0];
 }
 
-/// The same from log F and log(1 - F), of which the smaller alone is used.
+/// Phi^-1(F) from log F and log(1 - F), of which the smaller alone is used: accurate to a few units in the last place
+/// of max(1, |z|) everywhere.
 template <Real S>
 Lanes<S> normal_quantile(Lanes<S> log_cdf, Lanes<S> log_survival) {
   const auto is_lower = log_cdf < log_survival;
-  const Lanes<S> z = normal_quantile_of_tail(is_lower, select(is_lower, log_cdf, log_survival));
-  return select(log_cdf == log_cdf, z, log_cdf);
+  const Lanes<S> x = normal_upper_quantile(select(is_lower, log_cdf, log_survival)).value;
+  return select(log_cdf == log_cdf, select(log_survival == log_survival, select(is_lower, -x, x), log_survival),
+                log_cdf);
 }
 
 /// log(Phi(z) / (1 - Phi(z))): odd, and accurate to a few units in the last place of max(1, |itself|) everywhere.
