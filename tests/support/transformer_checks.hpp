@@ -25,8 +25,7 @@ struct TransformerDerivatives {
 };
 
 template <class T, class S = typename T::Scalar>
-Transformed<S> transform(const T& t, bool forward, const Matrix<S>& raw, const Vector<S>& in,
-                         typename T::Cache& cache) {
+Transformed<S> transform(const T& t, bool forward, Matrix<S>& raw, const Vector<S>& in, typename T::Cache& cache) {
   constexpr S unwritten = std::numeric_limits<S>::quiet_NaN();
   const Index n = in.size();
   Transformed<S> result{Vector<S>::Constant(n, unwritten), Vector<S>::Constant(n, unwritten)};
@@ -39,7 +38,8 @@ Transformed<S> transform(const T& t, bool forward, const Matrix<S>& raw, const V
 template <class T, class S = typename T::Scalar>
 Transformed<S> transform(const T& t, bool forward, const Matrix<S>& raw, const Vector<S>& in) {
   typename T::Cache cache;
-  return transform(t, forward, raw, in, cache);
+  Matrix<S> own_raw = raw;
+  return transform(t, forward, own_raw, in, cache);
 }
 
 /// The derivatives of sum_i (d_out_i out_i + d_log_slope_i log_slope_i).
@@ -48,14 +48,15 @@ TransformerDerivatives<S> pull_back(const T& t, bool forward, const Matrix<S>& r
                                     const Vector<S>& d_out, const Vector<S>& d_log_slope) {
   constexpr S unwritten = std::numeric_limits<S>::quiet_NaN();
   typename T::Cache cache;
-  const auto [out, log_slope] = transform(t, forward, raw, in, cache);
+  Matrix<S> left = raw;  // where a transformer may leave what its pullback is to see
+  const auto [out, log_slope] = transform(t, forward, left, in, cache);
   TransformerDerivatives<S> result{Vector<S>::Constant(in.size(), unwritten),
                                    Matrix<S>::Constant(raw.rows(), raw.cols(), unwritten)};
   for (int pass = 0; pass < 2; ++pass)  // a cache serves any number of pullbacks
     if (forward)
-      t.forward_pullback(raw, in, out, cache, d_out, d_log_slope, result.d_in, result.d_raw);
+      t.forward_pullback(left, in, out, cache, d_out, d_log_slope, result.d_in, result.d_raw);
     else
-      t.inverse_pullback(raw, in, out, cache, d_out, d_log_slope, result.d_in, result.d_raw);
+      t.inverse_pullback(left, in, out, cache, d_out, d_log_slope, result.d_in, result.d_raw);
   return result;
 }
 

@@ -261,8 +261,6 @@ void try_random_bins(Index elements, double sigma) {
   Rng rng(static_cast<std::uint64_t>(sigma) + 5);
   Matrix<float> raw(n, spline.parameter_count());
   Vector<float> in(n);
-  RationalQuadratic<float>::Cache cache;
-  RationalQuadratic<double>::Cache exact_cache;
   Index not_finite = 0, outside = 0, off = 0;
   for (Index done = 0; done < elements; done += n) {
     rng.fill_normal(raw);
@@ -270,12 +268,12 @@ void try_random_bins(Index elements, double sigma) {
     for (float& value : in) value = static_cast<float>(options.bound * (2 * rng.uniform<double>() - 1));
     const Matrix<double> exact_raw = raw.cast<double>();
     for (const bool forward : {true, false}) {
-      const auto got = transform(spline, forward, raw, in, cache);
+      const auto got = transform(spline, forward, raw, in);
       not_finite += n - (got.out.array().isFinite() && got.log_slope.array().isFinite()).count();
       outside += n - (got.out.array().abs() <= static_cast<float>(options.bound)).count();
       const Vector<double> z = (forward ? in : got.out).cast<double>(), x = (forward ? got.out : in).cast<double>();
-      const auto below = transform(exact, true, exact_raw, Vector<double>(z.array() - reach), exact_cache);
-      const auto above = transform(exact, true, exact_raw, Vector<double>(z.array() + reach), exact_cache);
+      const auto below = transform(exact, true, exact_raw, Vector<double>(z.array() - reach));
+      const auto above = transform(exact, true, exact_raw, Vector<double>(z.array() + reach));
       off += n - (below.out.array() - reach <= x.array() && x.array() <= above.out.array() + reach).count();
     }
   }

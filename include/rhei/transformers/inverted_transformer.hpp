@@ -32,10 +32,10 @@ class InvertedTransformer {
     return InvertedTransformer(T::from_options(options.get<Options>("transformer")));
   }
 
-  void forward(ConstBatch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
+  void forward(Batch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
     transformer_.inverse(raw, z, x, log_slope, cache);
   }
-  void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
+  void inverse(Batch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     transformer_.forward(raw, x, z, log_slope, cache);
   }
   void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S> x, Cache& cache, ConstValues<S> d_x,

@@ -72,7 +72,9 @@ class RationalQuadratic {
  public:
   using Scalar = S;
   struct Cache {
-    Buffer<S> exponentials;  ///< of the widths and heights of as many elements as a register holds
+    /// Of the widths and heights of as many elements as a register holds, and of the last ones that fill none.
+    Buffer<S> exponentials;
+    Buffer<S> slopes;  ///< for each register of elements those at their left knots, and those at their right ones
   };
   static constexpr std::string_view type = "rational_quadratic";
 
@@ -94,6 +96,8 @@ class RationalQuadratic {
           "at least " + std::string(is_clipped() ? "0" : "1e-6") + " and less than 1 / bins = " + std::to_string(most));
     check("min_slope", options.min_slope, 1e-6, 1, options.min_slope < 1, "at least 1e-6 and less than 1");
 
+    widths_ = side_of(options.min_width);
+    heights_ = side_of(options.min_height);
     slope_clip_ = static_cast<S>(-std::log(options.min_slope));
     slope_shift_ = static_cast<S>(std::log(std::expm1(1 - options.min_slope)));
     S at_zero[L::size];
@@ -133,12 +137,13 @@ class RationalQuadratic {
                               .map = options.has("map") ? SplineMap::clipped : SplineMap::floored});
   }
 
-  /// 2 K exponentials and a fraction per element.
-  void forward(ConstBatch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
+  /// 2 K exponentials and a fraction per element. Unless the map is clipped, the exponentials take the place of the raw
+  /// widths and heights.
+  void forward(Batch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
     evaluate<true>(raw, z, x, log_slope, cache);
   }
-  /// 2 K exponentials and a quadratic equation per element: as exact as forward.
-  void inverse(ConstBatch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
+  /// The same and a quadratic equation: as exact as forward.
+  void inverse(Batch<S> raw, ConstValues<S> x, Values<S> z, Values<S> log_slope, Cache& cache) const {
     evaluate<false>(raw, x, z, log_slope, cache);
   }
   void forward_pullback(ConstBatch<S> raw, ConstValues<S> z, ConstValues<S>, Cache& cache, ConstValues<S> d_x,
@@ -182,10 +187,22 @@ class RationalQuadratic {
     for (Index i = 0; i < n; i += L::size) f(Part{i, std::min(L::size, n - i)});
   }
 
-  /// The knots of one side: z_k = -B + even * k + free * (share of the first k exponentials).
+  /// So many registers take each step of the formulas one after another: alone, each would wait for itself.
+  static constexpr Index kTogether = 4;
+  /// Calls f(step) for groups of so many parts, where step(g) calls g(number, part) for each of the group.
+  template <class F>
+  static void for_each_group(Index n, F f) {
+    for (Index first = 0; first < n; first += kTogether * L::size)
+      f([&](auto g) {
+        for_each_part(std::min(n - first, kTogether * L::size), [&](const Part& part) {
+          g(static_cast<std::size_t>(part.first / L::size), Part{first + part.first, part.count});
+        });
+      });
+  }
+
+  /// The knots of one side: z_k = -B + even * k + free * share * (sum of the first k exponentials).
   struct Side {
     S even, free;
-    L share;  ///< 1 / the sum of the exponentials
   };
   /// Exponentials of one side: the element's own bin's, and the sums of those before and after it. None is taken from
   /// the others or from the knots: at the ends of the interval that would leave nothing but rounding.
@@ -203,7 +220,7 @@ class RationalQuadratic {
     L index = L(0);
     L z_0, z_1, x_0, x_1;
     L raw_0 = L(0), raw_1 = L(0);
-    Side widths, heights;
+    L width_share, height_share;  ///< 1 / the sum of the exponentials
     Sums width_sums, height_sums;
     L nan_or_zero;  ///< NaN where any parameter is
   };
@@ -245,52 +262,60 @@ class RationalQuadratic {
   }
 
   static L sqrt(L x) { return L::of(Eigen::internal::psqrt(x.p)); }
-  /// Of a number and NaN it may be either.
-  static L max(L a, L b) { return L::of(Eigen::internal::pmax(a.p, b.p)); }
 
-  /// exp(raw_j - max) of the K columns of `raw`, `stride` apart, and the side they make.
-  Side make_side(const S* raw, Index stride, Part part, double least, S* exponentials) const {
+  [[nodiscard]] Side side_of(double least) const {
+    const double span = 2 * options_.bound;
+    return {static_cast<S>(span * least), static_cast<S>(span * (1 - static_cast<double>(options_.bins) * least))};
+  }
+  /// exp(raw_j - max) of the K columns of `raw`, `stride` apart.
+  void exponentiate(const S* raw, Index stride, const Part& part, S* exponentials) const {
+    const Index bins = options_.bins;
+    const bool clipped = is_clipped();
     const auto exponent_of = [&](Index j) {
       const L value = part.load(raw + j * stride);
-      return is_clipped() ? clip(value, share_clip()) : value;
+      return clipped ? clip(value, share_clip()) : value;
     };
     L largest = exponent_of(0);
-    for (Index j = 0; j < options_.bins; ++j) {
+    for (Index j = 0; j < bins; ++j) {
       const L value = exponent_of(j);
       value.store(exponentials + j * L::size);
       largest = max(largest, value);
     }
-    L sum(0);
-    for (Index j = 0; j < options_.bins; ++j) {
-      const L exponent = L::load(exponentials + j * L::size) - largest;
-      const L value = exp_negative(exponent, kLeast);
-      value.store(exponentials + j * L::size);
-      sum = sum + value;
-    }
-    const double span = 2 * options_.bound;
-    return {static_cast<S>(span * least), static_cast<S>(span * (1 - static_cast<double>(options_.bins) * least)),
-            S(1) / sum};
+    for (Index j = 0; j < bins; ++j)
+      exp_negative(L::load(exponentials + j * L::size) - largest, kLeast).store(exponentials + j * L::size);
   }
-
-  [[nodiscard]] L raw_slope(const ConstBatch<S>& raw, Index knot, Part part) const {
-    const bool end = knot == options_.bins;
-    if (options_.tails == Tails::linear && (knot == 0 || end)) return L(0);
-    const Index column = options_.tails == Tails::circular && end ? 0 : knot - first_free_knot();
-    return part.load(raw.data() + (2 * options_.bins + column) * raw.rows());
+  /// The same for widths and heights.
+  void exponentiate(const ConstBatch<S>& raw, const Part& part, S* exponentials) const {
+    const Index bins = options_.bins, n = raw.rows();
+    exponentiate(raw.data(), n, part, exponentials);
+    exponentiate(raw.data() + bins * n, n, part, exponentials + bins * L::size);
+  }
+  /// Where those of a part are.
+  S* exponentials_of(const Part& part, Cache& cache) const {
+    return cache.exponentials.view().data() + (part.count == L::size ? 0 : 2 * options_.bins * L::size);
   }
 
   template <bool is_forward>
-  Bin find_bin(const ConstBatch<S>& raw, Part part, L in, S* exponentials) const {
+  Bin find_bin(const ConstBatch<S>& raw, const Part& part, L in, const S* exponentials) const {
     const Index bins = options_.bins;
-    S* const of_heights = exponentials + bins * L::size;
+    const S* const of_heights = exponentials + bins * L::size;
+    L all_widths(0), all_heights(0);
+    for (Index j = 0; j < bins; ++j) {
+      all_widths = all_widths + L::load(exponentials + j * L::size);
+      all_heights = all_heights + L::load(of_heights + j * L::size);
+    }
     Bin bin;
-    bin.widths = make_side(raw.data(), raw.rows(), part, options_.min_width, exponentials);
-    bin.heights = make_side(raw.data() + bins * raw.rows(), raw.rows(), part, options_.min_height, of_heights);
+    bin.width_share = S(1) / all_widths;
+    bin.height_share = S(1) / all_heights;
 
-    const Side& side = is_forward ? bin.widths : bin.heights;
-    const L step = side.free * side.share;
-    L width_sum(0), height_sum(0), knot(-bound()), slope = raw_slope(raw, 0, part);
-    bin.nan_or_zero = multiply_add(bin.widths.share + bin.heights.share, L(0), slope * S(0));
+    const Side& side = is_forward ? widths_ : heights_;
+    const L step = side.free * (is_forward ? bin.width_share : bin.height_share);
+    const bool is_linear = options_.tails == Tails::linear, is_circular = options_.tails == Tails::circular;
+    const Index stride = raw.rows();
+    const S* const raw_slopes = raw.data() + (2 * bins - first_free_knot()) * stride;
+    const L last_slope = is_linear ? L(0) : part.load(raw_slopes + (is_circular ? 0 : bins * stride));
+    L width_sum(0), height_sum(0), knot(-bound()), slope = is_linear ? L(0) : part.load(raw_slopes);
+    bin.nan_or_zero = multiply_add(bin.width_share + bin.height_share, L(0), slope * S(0));
     for (Index j = 0; j < bins; ++j) {
       const L width = L::load(exponentials + j * L::size), height = L::load(of_heights + j * L::size);
       const L is_left = in < knot;
@@ -299,7 +324,7 @@ class RationalQuadratic {
       width_sum = width_sum + width;
       height_sum = height_sum + height;
       knot = knot_at(side.even, step, static_cast<S>(j + 1), is_forward ? width_sum : height_sum);
-      const L slope_next = raw_slope(raw, j + 1, part);
+      const L slope_next = j + 1 == bins ? last_slope : part.load(raw_slopes + (j + 1) * stride);
       bin.nan_or_zero = multiply_add(slope_next, L(0), bin.nan_or_zero);
       bin.index = select(is_left, bin.index, static_cast<S>(j));
       bin.raw_0 = select(is_left, bin.raw_0, slope);
@@ -307,13 +332,12 @@ class RationalQuadratic {
       slope = slope_next;
     }
     const L is_last = bin.index == L(static_cast<S>(bins - 1));  // whose right end is B, and not B up to rounding
-    const auto place = [&](const Side& of, const Sums& sums, L& left, L& right) {
-      left = knot_at(of.even, of.free * of.share, bin.index, sums.before);
-      right =
-          select(is_last, L(bound()), knot_at(of.even, of.free * of.share, bin.index + S(1), sums.before + sums.own));
+    const auto place = [&](const Side& of, L share, const Sums& sums, L& left, L& right) {
+      left = knot_at(of.even, of.free * share, bin.index, sums.before);
+      right = select(is_last, L(bound()), knot_at(of.even, of.free * share, bin.index + S(1), sums.before + sums.own));
     };
-    place(bin.widths, bin.width_sums, bin.z_0, bin.z_1);
-    place(bin.heights, bin.height_sums, bin.x_0, bin.x_1);
+    place(widths_, bin.width_share, bin.width_sums, bin.z_0, bin.z_1);
+    place(heights_, bin.height_share, bin.height_sums, bin.x_0, bin.x_1);
     return bin;
   }
 
@@ -340,8 +364,8 @@ class RationalQuadratic {
   Place find_place(const Bin& bin, L slope_0, L slope_1, L in) const {
     Place at;
     // not z_1 - z_0: knots are near B and round as B does, which a narrow bin would feel in every derivative
-    at.w = multiply_add(bin.widths.free * bin.widths.share, bin.width_sums.own, bin.widths.even);
-    at.h = multiply_add(bin.heights.free * bin.heights.share, bin.height_sums.own, bin.heights.even);
+    at.w = multiply_add(widths_.free * bin.width_share, bin.width_sums.own, widths_.even);
+    at.h = multiply_add(heights_.free * bin.height_share, bin.height_sums.own, heights_.even);
     at.s = at.h / at.w;
     at.l = slope_0 / at.s;
     at.r = slope_1 / at.s;
@@ -375,41 +399,67 @@ class RationalQuadratic {
   }
 
   template <bool is_forward>
-  void evaluate(const ConstBatch<S>& raw, ConstValues<S> in, Values<S> out, Values<S> log_slope, Cache& cache) const {
-    S* const exponentials = cache.exponentials.resize(L::size, 2 * options_.bins).data();
-    for_each_part(in.size(), [&](Part part) {
-      const L given = part.load(in.data()), inner = limited(given, -bound(), bound());
-      const Bin bin = find_bin<is_forward>(raw, part, inner, exponentials);
-      const L slope_0 = slope(bin.raw_0), slope_1 = slope(bin.raw_1);
-      const Place at = find_place<is_forward>(bin, slope_0, slope_1, inner);
-
-      L mapped;
-      if constexpr (is_forward)
-        mapped = from_nearer_end(bin.x_0, bin.x_1, at.lower / at.D, at.upper / at.D);
-      else
-        mapped = from_nearer_end(bin.z_0, bin.z_1, at.theta, at.phi);
-      const L log_forward = log(at.s * at.N / (at.D * at.D));
-      const L mapped_slope = is_forward ? log_forward : -log_forward;
-
-      const L is_outside = L(bound()) < abs(given);
-      const L deviation = abs(bin.z_0 - bin.x_0) + abs(bin.z_1 - bin.x_1) + abs(slope_0 - S(1)) + abs(slope_1 - S(1));
-      const L is_identity = deviation == L(0);  // where the formulas would round
-      part.store(select(is_outside, given + outside(), select(is_identity, given, mapped)) + bin.nan_or_zero,
-                 out.data());
-      part.store(select(is_outside, outside(), select(is_identity, L(0), mapped_slope)) + bin.nan_or_zero,
-                 log_slope.data());
+  void evaluate(Batch<S> raw, ConstValues<S> in, Values<S> out, Values<S> log_slope, Cache& cache) const {
+    cache.exponentials.resize(L::size, 4 * options_.bins);
+    S* slopes = cache.slopes.resize(2 * L::size, (in.size() + L::size - 1) / L::size).data();
+    std::array<Bin, kTogether> bins;
+    std::array<L, kTogether> ratios;
+    for_each_group(in.size(), [&](auto step) {
+      step([&](std::size_t i, const Part& part) {
+        S* const exponentials = exponentials_of(part, cache);
+        exponentiate(raw, part, exponentials);
+        bins[i] = find_bin<is_forward>(raw, part, limited(part.load(in.data()), -bound(), bound()), exponentials);
+        if (part.count < L::size || is_clipped()) return;  // a clipped raw number is needed on the way back
+        const Index columns = 2 * options_.bins, stride = raw.rows();
+        S* const to = raw.data() + part.first;
+        for (Index j = 0; j < columns; ++j) L::load(exponentials + j * L::size).store(to + j * stride);
+      });
+      step([&](std::size_t i, const Part&) {
+        slope(bins[i].raw_0).store(slopes + 2 * L::size * i);
+        slope(bins[i].raw_1).store(slopes + 2 * L::size * i + L::size);
+      });
+      step([&](std::size_t i, const Part& part) {
+        const Bin& bin = bins[i];
+        const L slope_0 = L::load(slopes + 2 * L::size * i), slope_1 = L::load(slopes + 2 * L::size * i + L::size);
+        const L given = part.load(in.data());
+        const Place at = find_place<is_forward>(bin, slope_0, slope_1, limited(given, -bound(), bound()));
+        L mapped;
+        if constexpr (is_forward)
+          mapped = from_nearer_end(bin.x_0, bin.x_1, at.lower / at.D, at.upper / at.D);
+        else
+          mapped = from_nearer_end(bin.z_0, bin.z_1, at.theta, at.phi);
+        const L deviation = abs(bin.z_0 - bin.x_0) + abs(bin.z_1 - bin.x_1) + abs(slope_0 - S(1)) + abs(slope_1 - S(1));
+        const L is_identity = deviation == L(0);  // where the formulas would round
+        const L is_outside = L(bound()) < abs(given);
+        part.store(select(is_outside, given + outside(), select(is_identity, given, mapped)) + bin.nan_or_zero,
+                   out.data());
+        ratios[i] = select(is_identity, L(1), at.s * at.N / (at.D * at.D));
+      });
+      step([&](std::size_t i, const Part& part) {
+        const L log_forward = log(ratios[i]), is_outside = L(bound()) < abs(part.load(in.data()));
+        part.store(select(is_outside, outside(), is_forward ? log_forward : -log_forward) + bins[i].nan_or_zero,
+                   log_slope.data());
+      });
+      slopes += 2 * L::size * kTogether;
     });
   }
 
   template <bool is_forward>
   void pull_back(const ConstBatch<S>& raw, ConstValues<S> in, Cache& cache, ConstValues<S> d_out,
                  ConstValues<S> d_log_slope, Values<S> d_in, Batch<S> d_raw) const {
-    const Index bins = options_.bins, n = in.size();
-    S* const exponentials = cache.exponentials.resize(L::size, 2 * bins).data();
-    for_each_part(n, [&](Part part) {
+    const S* const slopes = cache.slopes.view().data();
+    for_each_part(in.size(), [&](Part part) {
       const L given = part.load(in.data()), inner = limited(given, -bound(), bound());
+      const Index bins = options_.bins, stride = in.size();
+      S* const exponentials = exponentials_of(part, cache);
+      if (is_clipped())
+        exponentiate(raw, part, exponentials);
+      else if (part.count == L::size)
+        for (Index j = 0; j < 2 * bins; ++j)
+          L::load(raw.data() + part.first + j * stride).store(exponentials + j * L::size);
       const Bin bin = find_bin<is_forward>(raw, part, inner, exponentials);
-      const Place at = find_place<is_forward>(bin, slope(bin.raw_0), slope(bin.raw_1), inner);
+      const S* const slope_0 = slopes + 2 * part.first;
+      const Place at = find_place<is_forward>(bin, L::load(slope_0), L::load(slope_0 + L::size), inner);
 
       const L is_outside = L(bound()) < abs(given);
       const L given_d = part.load(d_out.data());
@@ -445,27 +495,27 @@ class RationalQuadratic {
       const L d_slope_1 = d_r / at.s * slope_derivative(bin.raw_1);
       const L d_w = -(d_log_s + at.theta * d_theta) / at.w, d_h = d_x * at.lower * by_d + d_log_s / at.h;
 
-      const SideGradient widths(bin.widths, bin.width_sums, -d_theta / at.w, d_w);
-      const SideGradient heights(bin.heights, bin.height_sums, d_x, d_h);
-      for (Index j = 0; j < bins; ++j) {
-        const L here(static_cast<S>(j));
-        const L is_before = here < bin.index, is_at = here == bin.index;
-        L width = L::load(exponentials + j * L::size), height = L::load(exponentials + (bins + j) * L::size);
-        if (is_clipped()) {
-          width = width * clip_derivative(part.load(raw.data() + j * n), share_clip());
-          height = height * clip_derivative(part.load(raw.data() + (bins + j) * n), share_clip());
+      const SideGradient widths(widths_, bin.width_share, bin.width_sums, -d_theta / at.w, d_w);
+      const SideGradient heights(heights_, bin.height_share, bin.height_sums, d_x, d_h);
+      // in variables of this scope, which a store of numbers cannot be taken to change
+      const Index slope_count = this->slope_count();
+      const bool clipped = is_clipped();
+      S* to = d_raw.data();
+      for (const auto& [side, first] : {std::pair(&widths, Index(0)), std::pair(&heights, bins)})
+        for (Index j = 0; j < bins; ++j, to += stride) {
+          const L here(static_cast<S>(j));
+          L exponential = L::load(exponentials + (first + j) * L::size);
+          if (clipped)
+            exponential = exponential * clip_derivative(part.load(raw.data() + (first + j) * stride), share_clip());
+          const L there = select(here == bin.index, side->at, side->after);
+          part.store(exponential * select(here < bin.index, side->before, there), to);
         }
-        part.store(width * select(is_before, widths.before, select(is_at, widths.at, widths.after)),
-                   d_raw.data() + j * n);
-        part.store(height * select(is_before, heights.before, select(is_at, heights.at, heights.after)),
-                   d_raw.data() + (bins + j) * n);
-      }
-      for (Index c = 0; c < slope_count(); ++c) {
-        const Index knot = c + first_free_knot();
-        const Index bin_before = options_.tails == Tails::circular && knot == 0 ? bins - 1 : knot - 1;
-        part.store(select(bin.index == L(static_cast<S>(knot)), d_slope_0, L(0)) +
-                       select(bin.index == L(static_cast<S>(bin_before)), d_slope_1, L(0)),
-                   d_raw.data() + (2 * bins + c) * n);
+      const Index first_knot = first_free_knot(),
+                  bin_before_first = options_.tails == Tails::circular ? bins - 1 : first_knot - 1;
+      for (Index c = 0; c < slope_count; ++c, to += stride) {
+        const L knot(static_cast<S>(c + first_knot)),
+            bin_before(static_cast<S>(c == 0 ? bin_before_first : c + first_knot - 1));
+        part.store(select(bin.index == knot, d_slope_0, L(0)) + select(bin.index == bin_before, d_slope_1, L(0)), to);
       }
     });
   }
@@ -477,8 +527,8 @@ class RationalQuadratic {
   struct SideGradient {
     L before, at, after;
 
-    SideGradient(const Side& side, const Sums& sums, L d_place, L d_width) {
-      const L scale = side.free * side.share * side.share;
+    SideGradient(const Side& side, L share, const Sums& sums, L d_place, L d_width) {
+      const L scale = side.free * share * share;
       before = scale * (d_place * (sums.own + sums.after) - d_width * sums.own);
       at = scale * (d_width * (sums.before + sums.after) - d_place * sums.before);
       after = -scale * (d_place * sums.before + d_width * sums.own);
@@ -486,6 +536,7 @@ class RationalQuadratic {
   };
 
   SplineOptions options_;
+  Side widths_, heights_;
   S slope_shift_ = 0, slope_offset_ = 0;
   S slope_clip_ = 0;
 };

@@ -10,9 +10,9 @@
 /// that all work runs flat over N, for one sample as for many.
 ///
 /// - `forward(raw, z, x, log_slope, cache)` writes x = f(z) and log f'(z); `inverse(raw, x, z, log_slope, cache)`
-///   writes z and log dz/dx.
-/// - `forward_pullback(raw, z, x, cache, d_x, d_log_slope, d_z, d_raw)` is shown what forward saw and made;
-///   it writes d_z and d_raw (N x m). `inverse_pullback` mirrors it.
+///   writes z and log dz/dx. Either may leave in `raw`, in place of parameters, what its pullback will need of them.
+/// - `forward_pullback(raw, z, x, cache, d_x, d_log_slope, d_z, d_raw)` is shown what forward saw, made and left;
+///   it writes d_z and d_raw (N x m), the derivative by the parameters. `inverse_pullback` mirrors it.
 ///
 /// All zero in `raw` is the identity, so that a fresh flow is one.
 
@@ -27,7 +27,7 @@ namespace rhei {
 // clang-format off
 template <class T>
 concept Transformer = std::copyable<T> && Real<typename T::Scalar> && std::default_initializable<typename T::Cache> &&
-    requires(const T& t, ConstBatch<typename T::Scalar> raw, ConstValues<typename T::Scalar> in,
+    requires(const T& t, Batch<typename T::Scalar> raw, ConstValues<typename T::Scalar> in,
              Values<typename T::Scalar> out, Batch<typename T::Scalar> d_raw, typename T::Cache& cache) {
       { t.parameter_count() } -> std::same_as<Index>;
       { t.options() } -> std::same_as<Options>;
