@@ -5,7 +5,8 @@
 /// Products of a few rows with a matrix: what a flow that scores one event at a time spends its time in.
 ///
 /// Of up to four rows each entry is a dot product of a row and a column, both contiguous. Eight of them are summed at a
-/// time, which hides the latency of the additions: one row with eight columns, two with four, or four with two. As many
+/// time, which hides the latency of the additions: one row with eight columns, two with four, or four with two; or
+/// twelve, three with four, which load less for each that they sum. As many
 /// rows as a wide register holds, or nearly, are kept side by side in one, and each entry of the matrix is multiplied
 /// with all of them. Either way blocks of a few columns, of which the sweeps of MADE consist, cost no more than what
 /// they compute.
@@ -56,7 +57,7 @@ template <Real S>
 template <Index rows, Index columns, Real S>
 void add_dots(S* y, Index y_stride, const S* x, Index x_stride, const S* b, Index b_stride, Index depth) {
   using L = Lanes<S>;
-  constexpr Index dots = rows * columns, steps = dots_at_a_time<S> / dots;
+  constexpr Index dots = rows * columns, steps = std::max<Index>(1, dots_at_a_time<S> / dots);
   L sums[steps * dots];
   for_each_constant<steps * dots>([&](auto i) { sums[i] = L(S(0)); });
   const auto step = [&](Index k, auto first) {
@@ -135,7 +136,7 @@ void add_by_dots(S* y, Index y_stride, const S* x, Index x_stride, const S* b, I
       short_dots<S>[static_cast<std::size_t>(depth)](y + r, y_stride, x + r * x_stride, b, b_stride, columns);
     return;
   }
-  for_each_columns<dots_at_a_time<S> / rows>(columns, [&](Index c, auto count) {
+  for_each_columns<rows == 3 ? 4 : dots_at_a_time<S> / rows>(columns, [&](Index c, auto count) {
     add_dots<rows, count()>(y + c * y_stride, y_stride, x, x_stride, b + c * b_stride, b_stride, depth);
   });
 }

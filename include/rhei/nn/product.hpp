@@ -5,7 +5,7 @@
 /// Matrix products that allocate nothing. Every layer's products go through here.
 ///
 /// They are made by a kernel of our own (nn/product_kernel.hpp), stripe by stripe of the left factor's rows. A
-/// few rows, or the gradient of a few columns, are products of a matrix and a vector instead, or dot products.
+/// few rows, or the gradient of a few rows or columns, are products of a matrix and a vector instead, or dot products.
 ///
 /// Arguments are column-major matrices or blocks of such (a row vector counts as a matrix of one row); the result must
 /// not overlap the factors.
@@ -96,6 +96,32 @@ void add_few_rows(Panel<S> c, Panel<const S> a, Panel<const S> b) {
   });
 }
 
+/// Whether the gradient of a linear map, `rows` x `cols` from a batch of so many samples, is quicker by dot products:
+/// where it fills registers only in part, and the batch outweighs what it takes to sum them.
+inline bool is_narrow_gradient(Index rows, Index cols, Index samples) {
+  const Index smaller = std::min(rows, cols);
+  return smaller >= 2 && smaller < 16 && samples >= 256;
+}
+
+/// d += x^T y by dot products, in row i for columns from begin(i) on, where `begin` never falls.
+template <Real S, class Begin>
+void add_narrow_gradient(Panel<S> d, Panel<const S> x, Panel<const S> y, Begin begin) {
+  constexpr Index together = 3, tile_cols = 32, tile_depth = 512;
+  for_each_tile(1, d.cols, x.rows, 1, tile_cols, tile_depth, [&](Index, Index, Index j, Index cols, Index k, Index n) {
+    const auto first_of = [&](Index row) { return std::clamp(begin(row), j, j + cols); };
+    for (Index i = 0, rows; i < d.rows; i += rows) {
+      rows = std::min(together, d.rows - i);
+      // as many rows together as count: the first one alone, where the second one does not yet, and so on
+      for_each_constant<together>([&](auto r) {
+        constexpr Index count = r + 1;
+        if (count > rows) return;
+        const Index from = first_of(i + r), to = count == rows ? j + cols : first_of(i + count);
+        add_by_dots<count>(d.at(i, from), d.stride, x.at(k, i), x.stride, y.at(k, from), y.stride, n, to - from);
+      });
+    }
+  });
+}
+
 /// c = finish(start + op(a) * b), stripe by stripe of its rows.
 template <bool transpose_a, Real S>
 void multiply_stripes(Panel<S> c, Panel<const S> a, Right<S> b, Start<S> start, Finish<S> finish) {
@@ -158,6 +184,12 @@ void multiply_thin(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> star
 /// c = finish(start + op(a) * op(b)), where op transposes or does not.
 template <bool transpose_a, bool transpose_b, Real S>
 void multiply(Panel<S> c, Panel<const S> a, Panel<const S> b, Start<S> start, Finish<S> finish = {}) {
+  if constexpr (transpose_a && !transpose_b)
+    if (is_narrow_gradient(c.rows, c.cols, a.rows)) {
+      begin_product(c, start);
+      add_narrow_gradient(c, a, b, [](Index) { return Index(0); });
+      return finish_product(c, finish);
+    }
   if (!is_thin<transpose_a, transpose_b>(c))
     return multiply_stripes<transpose_a>(c, a, Right<S>{b.data, transpose_b ? b.stride : 1, transpose_b ? 1 : b.stride},
                                          start, finish);

@@ -54,10 +54,10 @@ class Staircase {
   [[nodiscard]] const std::vector<Group>& row_groups() const { return row_groups_; }
 
  private:
-  /// Calls f(first, count, is_cut) for runs of one limit, up to four fours of them, and for fours that runs share.
+  /// Calls f(first, count, is_cut) for runs of one limit, up to eight fours of them, and for fours that runs share.
   template <class F>
   static void for_each_group(const std::vector<Index>& limits, F&& f) {
-    constexpr std::ptrdiff_t width = kernel_width<3>, most = 4 * width;
+    constexpr std::ptrdiff_t width = kernel_width<3>, most = 8 * width;
     for (auto at = limits.begin(); at != limits.end();) {
       const std::ptrdiff_t left = limits.end() - at, run = std::upper_bound(at, limits.end(), *at) - at;
       const bool is_cut = run < std::min(width, left);
@@ -93,6 +93,8 @@ class StaircaseProduct {
     std::array<S, Kernel::height * most_cols> cut;
     const auto target = writable_panel(d);
     const auto left = panel(x), right = panel(y);
+    if (is_narrow_gradient(d.rows(), d.cols(), x.rows()))
+      return add_narrow_gradient(target, left, right, [&](Index row) { return stairs.begin(row); });
     for (Index k = 0, depth; k < x.rows(); k += depth) {
       depth = std::min(Kernel::max_depth, x.rows() - k);
       for (Index i = 0, rows; i < d.rows(); i += rows) {
