@@ -33,7 +33,7 @@ namespace detail {
 /// 1 - tanh(a)^2, accurate relative to itself where tanh saturates.
 template <Real S>
 Lanes<S> tanh_slope(Lanes<S> a) {
-  const Lanes<S> e = exp(S(-2) * abs(a));
+  const Lanes<S> e = exp_negative(S(-2) * abs(a));
   return S(4) * e / ((e + S(1)) * (e + S(1)));
 }
 

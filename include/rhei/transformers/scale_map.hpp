@@ -107,7 +107,7 @@ class ScaleMap {
   /// sigmoid(x) (1 - sigmoid(x)), accurate relative to itself.
   template <Real S>
   static Lanes<S> logistic_density(Lanes<S> x) {
-    const Lanes<S> e = exp(-abs(x));
+    const Lanes<S> e = exp_negative(-abs(x));
     return e / ((e + S(1)) * (e + S(1)));
   }
 
