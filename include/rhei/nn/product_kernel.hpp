@@ -109,10 +109,10 @@ struct Stripe {
   [[nodiscard]] const S* at(Index col) const { return data + col * step; }
 };
 
-/// Columns of a result whose sums are held in registers, beside 3 registers of the left factor and a value of the right
-/// one: 12 sums, or 8 where a stripe fills one or two registers. Fewer would wait for each other.
+/// Columns of a result whose sums are held in registers, beside those of the left factor and a value of the right one:
+/// 12 sums, or 8 where a stripe fills one register. Fewer would wait for each other.
 template <Index registers>
-inline constexpr Index kernel_width = registers == 1 ? 8 : 4;
+inline constexpr Index kernel_width = std::array<Index, 3>{8, 6, 4}[registers - 1];
 
 /// c = finish(start + left * right) for a stripe of rows, so few that the sums of several columns are held in
 /// registers (Goto & van de Geijn 2008, Anatomy of high-performance matrix multiplication).
