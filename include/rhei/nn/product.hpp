@@ -106,7 +106,7 @@ inline bool is_narrow_gradient(Index rows, Index cols, Index samples) {
 /// d += x^T y by dot products, in row i for columns from begin(i) on, where `begin` never falls.
 template <Real S, class Begin>
 void add_narrow_gradient(Panel<S> d, Panel<const S> x, Panel<const S> y, Begin begin) {
-  constexpr Index together = 3, tile_cols = 32, tile_depth = 512;
+  constexpr Index together = 3, tile_cols = 128, tile_depth = 512;
   for_each_tile(1, d.cols, x.rows, 1, tile_cols, tile_depth, [&](Index, Index, Index j, Index cols, Index k, Index n) {
     const auto first_of = [&](Index row) { return std::clamp(begin(row), j, j + cols); };
     for (Index i = 0, rows; i < d.rows; i += rows) {
