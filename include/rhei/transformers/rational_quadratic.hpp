@@ -497,7 +497,7 @@ class RationalQuadratic {
 
       const SideGradient widths(widths_, bin.width_share, bin.width_sums, -d_theta / at.w, d_w);
       const SideGradient heights(heights_, bin.height_share, bin.height_sums, d_x, d_h);
-      // in variables of this scope, which a store of numbers cannot be taken to change
+      // local variables: members would be read again after each store of a register, which may alias anything
       const Index slope_count = this->slope_count();
       const bool clipped = is_clipped();
       S* to = d_raw.data();
