@@ -29,7 +29,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <numbers>
 #include <rhei/core/layer.hpp>
@@ -156,21 +155,19 @@ class MarginalGaussianization {
     std::array<Lanes<S>, together> log_tail;
     std::array<NormalQuantile<S>, together> quantile;
     for (Index d = 0; d < dim(); ++d)
-      for (Index first = 0; first < x.rows(); first += together * width) {
-        const Index rows = std::min(together * width, x.rows() - first);
-        const auto step = [&](auto f) {
-          for_each_register(rows, [&](const Part& p) { f(at(p.first / width), Part{first + p.first, p.count}); });
-        };
-        step([&](std::size_t i, const Part& part) { sums[i] = sums_at(call, part, d, part.load(x, d), cache); });
-        step([&](std::size_t i, const Part&) { log_tail[i] = sums[i].log_tail(kernels()); });
-        normal_upper_quantiles(at(registers(rows)), log_tail, quantile);
-        step([&](std::size_t i, const Part& part) {
+      for_each_group<S>(x.rows(), together, [&](const PartGroup<S>& group) {
+        group.for_each([&](std::size_t i, const Part<S>& part) {
+          sums[i] = sums_at(call, part, d, part.load(column(x, d)), cache);
+        });
+        group.for_each([&](std::size_t i, const Part<S>&) { log_tail[i] = sums[i].log_tail(kernels()); });
+        normal_upper_quantiles(at(part_count<S>(group.count)), log_tail, quantile);
+        group.for_each([&](std::size_t i, const Part<S>& part) {
           const auto& [size, mills] = quantile[i];
           const Lanes<S> latent = select(sums[i].is_lower_half(), -size, size);
-          part.store(latent, z, d);
+          part.store(latent, column(z, d));
           finish(call, part, d, sums[i], sums[i].ratio(latent, mills), S(1), log_det, cache);
         });
-      }
+      });
   }
 
   /// Newton's method inside brackets, some 6 steps of n K D exponentials; an element without a solution is NaN and
@@ -180,10 +177,10 @@ class MarginalGaussianization {
     prepare(call, cache, z.rows());
     cache.solve = {};
     for (Index d = 0; d < dim(); ++d)
-      for_each_register(z.rows(), [&](const Part& part) {
-        const Lanes<S> latent = part.load(z, d);
+      for_each_part<S>(z.rows(), [&](const Part<S>& part) {
+        const Lanes<S> latent = part.load(column(z, d));
         const Lanes<S> root = solve(part, d, normal_log_odds(latent), cache);
-        part.store(root, x, d);
+        part.store(root, column(x, d));
         const Sums sums = sums_at(call, part, d, root, cache);
         finish(call, part, d, sums, sums.ratio(latent, mills_ratio(abs(latent))), S(-1), log_det, cache);
       });
@@ -193,10 +190,10 @@ class MarginalGaussianization {
   /// dF / phi(z), and l by d log f + z dz.
   void inverse_pullback(const Call<S>&, ConstBatch<S> x, ConstBatch<S> z, Cache& cache, ConstBatch<S> d_z,
                         ConstValues<S> d_log_det, Batch<S>* d_x, Batch<S>*, Gradient* gradient) const {
-    pull_back(x, cache, gradient, [&](const Part& part, Index d) {
-      const Lanes<S> d_l = part.load(d_log_det), slope = part.load(cache.slope.view(), d);
-      const Lanes<S> along = multiply_add(d_l, part.load(z, d), part.load(d_z, d)) * slope;
-      if (d_x) part.store(multiply_add(d_l, part.load(cache.bend.view(), d), along), *d_x, d);
+    pull_back(x, cache, gradient, [&](const Part<S>& part, Index d) {
+      const Lanes<S> d_l = part.load(d_log_det.data()), slope = part.load(column(cache.slope.view(), d));
+      const Lanes<S> along = multiply_add(d_l, part.load(column(z, d)), part.load(column(d_z, d))) * slope;
+      if (d_x) part.store(multiply_add(d_l, part.load(column(cache.bend.view(), d)), along), column(*d_x, d));
       return Arriving{along, d_l};
     });
   }
@@ -206,10 +203,12 @@ class MarginalGaussianization {
   /// parameters.
   void forward_pullback(const Call<S>&, ConstBatch<S> z, ConstBatch<S> x, Cache& cache, ConstBatch<S> d_x,
                         ConstValues<S> d_log_det, Batch<S>* d_z, Batch<S>*, Gradient* gradient) const {
-    pull_back(x, cache, gradient, [&](const Part& part, Index d) {
-      const Lanes<S> d_l = -part.load(d_log_det);
-      const Lanes<S> along = multiply_add(d_l, part.load(cache.bend.view(), d), part.load(d_x, d));
-      if (d_z) part.store(multiply_add(d_l, part.load(z, d), along / part.load(cache.slope.view(), d)), *d_z, d);
+    pull_back(x, cache, gradient, [&](const Part<S>& part, Index d) {
+      const Lanes<S> d_l = -part.load(d_log_det.data());
+      const Lanes<S> along = multiply_add(d_l, part.load(column(cache.bend.view(), d)), part.load(column(d_x, d)));
+      if (d_z)
+        part.store(multiply_add(d_l, part.load(column(z, d)), along / part.load(column(cache.slope.view(), d))),
+                   column(*d_z, d));
       return Arriving{-along, d_l};
     });
   }
@@ -232,32 +231,8 @@ class MarginalGaussianization {
  private:
   static constexpr Index width = Lanes<S>::size;
 
-  /// A register of samples: rows [first, first + count) of a column; the lanes beyond are zero.
-  struct Part {
-    Index first, count;
-
-    [[nodiscard]] Lanes<S> load(const S* from) const {
-      if (count == width) return Lanes<S>::load(from);
-      S padded[width] = {};
-      std::memcpy(padded, from, static_cast<std::size_t>(count) * sizeof(S));
-      return Lanes<S>::load(padded);
-    }
-    [[nodiscard]] Lanes<S> load(const ConstBatch<S>& batch, Index d) const {
-      return load(batch.data() + d * batch.rows() + first);
-    }
-    [[nodiscard]] Lanes<S> load(const ConstValues<S>& values) const { return load(values.data() + first); }
-    void store(Lanes<S> lanes, S* to) const {
-      if (count == width) return lanes.store(to);
-      S padded[width];
-      lanes.store(padded);
-      std::memcpy(to, padded, static_cast<std::size_t>(count) * sizeof(S));
-    }
-    void store(Lanes<S> lanes, Batch<S> batch, Index d) const { store(lanes, batch.data() + d * batch.rows() + first); }
-  };
-  template <class F>
-  static void for_each_register(Index n, F f) {
-    for (Index i = 0; i < n; i += width) f(Part{i, std::min(width, n - i)});
-  }
+  static const S* column(const ConstBatch<S>& batch, Index d) { return batch.data() + d * batch.rows(); }
+  static S* column(Batch<S> batch, Index d) { return batch.data() + d * batch.rows(); }
 
   /// Sums over the kernels of a feature at a register of samples.
   struct Sums {
@@ -326,7 +301,8 @@ class MarginalGaussianization {
     });
     const Lanes<S> close = Lanes<S>(S(4.54e-5)) < largest;  // exp(-10)
     const Sums sums{S(0), S(0), S(0), lower, upper, density, bend};
-    return all(close) ? sums : select_sums(close, sums, sum_distant_kernels<kept>(d, x, cache, close, near_sides));
+    return all_lanes(close) ? sums
+                            : select_sums(close, sums, sum_distant_kernels<kept>(d, x, cache, close, near_sides));
   }
 
   static Sums select_sums(Lanes<S> mask, const Sums& a, const Sums& b) {
@@ -382,39 +358,36 @@ class MarginalGaussianization {
     if (call.keep != Keep::everything) return;
     for (Buffer<S>* buffer : {&cache.shift, &cache.over_density, &cache.slope, &cache.bend})
       buffer->resize(rows, dim());
-    cache.near_sides.resize(kernels() * registers(rows) * width, dim());
+    cache.near_sides.resize(kernels() * part_count<S>(rows) * width, dim());
   }
 
-  static Index registers(Index rows) { return (rows + width - 1) / width; }
-
-  /// Cache::near_sides of the kernels of feature d at a register of samples.
-  S* near_sides(const Part& part, Index d, Cache& cache) const {
-    Batch<S> all = cache.near_sides.view();
-    return all.data() + d * all.rows() + part.first * kernels();
+  /// Cache::near_sides of the kernels of feature d at the register of samples that begins with `first`.
+  S* near_sides(Index first, Index d, Cache& cache) const {
+    return column(cache.near_sides.view(), d) + first * kernels();
   }
 
   /// The sums at x, in the cache too what a pullback will need of each kernel, if one may follow.
-  Sums sums_at(const Call<S>& call, const Part& part, Index d, Lanes<S> x, Cache& cache) const {
+  Sums sums_at(const Call<S>& call, const Part<S>& part, Index d, Lanes<S> x, Cache& cache) const {
     if (call.keep != Keep::everything) return sum_kernels<false>(d, x, cache, nullptr);
-    return sum_kernels<true>(d, x, cache, near_sides(part, d, cache));
+    return sum_kernels<true>(d, x, cache, near_sides(part.first, d, cache));
   }
 
   /// Adds the log-determinant, `sign` times that of `inverse`, and fills the cache.
-  void finish(const Call<S>& call, const Part& part, Index d, const Sums& sums, Lanes<S> ratio, S sign,
+  void finish(const Call<S>& call, const Part<S>& part, Index d, const Sums& sums, Lanes<S> ratio, S sign,
               Values<S> log_det, Cache& cache) const {
     const Lanes<S> log_inside = sums.log_inside();
-    const Lanes<S> total = multiply_add(Lanes<S>(sign), log(ratio) + log_inside, part.load(log_det));
-    part.store(total, log_det.data() + part.first);
+    const Lanes<S> total = multiply_add(Lanes<S>(sign), log(ratio) + log_inside, part.load(log_det.data()));
+    part.store(total, log_det.data());
     if (call.keep != Keep::everything) return;
-    part.store(sums.shift, cache.shift.view(), d);
-    part.store(S(1) / sums.density, cache.over_density.view(), d);
-    part.store(ratio * exp_negative(log_inside), cache.slope.view(), d);
-    part.store(sums.bend / sums.density, cache.bend.view(), d);
+    part.store(sums.shift, column(cache.shift.view(), d));
+    part.store(S(1) / sums.density, column(cache.over_density.view(), d));
+    part.store(ratio * exp_negative(log_inside), column(cache.slope.view(), d));
+    part.store(sums.bend / sums.density, column(cache.bend.view(), d));
   }
 
   /// The x with log(F / (1 - F)) = target: `monotone_root.hpp` for a register at a time. A lane that has its root
   /// rests.
-  Lanes<S> solve(const Part& part, Index d, Lanes<S> target, Cache& cache) const {
+  Lanes<S> solve(const Part<S>& part, Index d, Lanes<S> target, Cache& cache) const {
     constexpr int most_steps = 128;  // halvings from the widest bracket to the last digit; Newton's are some 6
     constexpr S epsilon = std::numeric_limits<S>::epsilon(), infinity = std::numeric_limits<S>::infinity();
     const S* mean = parameters_.mean.col(d).data();
@@ -430,7 +403,7 @@ class MarginalGaussianization {
     x = select(lower == upper, lower, x / S(kernels()));
     const Lanes<S> size = select(abs(target) < S(1), Lanes<S>(1), abs(target));
     Lanes<S> open = lower < upper, residual(infinity), last_step(infinity), step_before(infinity);
-    for (int step = 0; step < most_steps && any(open); ++step) {
+    for (int step = 0; step < most_steps && any_lane(open); ++step) {
       const Sums sums = sum_kernels<false>(d, x, cache, nullptr);
       const Lanes<S> slope = exp_negative(sums.log_inside()) * sums.density * S(kernels()) / (sums.lower * sums.upper);
       residual = select(open, sums.log_odds() - target, residual);
@@ -454,14 +427,9 @@ class MarginalGaussianization {
     return x;
   }
 
-  static bool any(Lanes<S> mask) { return Eigen::internal::predux_any(mask.p); }
-  static bool all(Lanes<S> mask) {
-    return !Eigen::internal::predux_any(Eigen::internal::pandnot(Eigen::internal::ptrue(mask.p), mask.p));
-  }
-
   /// Counts the samples that have a finite target and no root.
-  static void report(const Part& part, Lanes<S> target, Lanes<S> root, Lanes<S> residual, SolveReport& solve) {
-    if (all(root == root)) return;
+  static void report(const Part<S>& part, Lanes<S> target, Lanes<S> root, Lanes<S> residual, SolveReport& solve) {
+    if (all_lanes(root == root)) return;
     std::array<S, width> targets, roots, residuals;
     target.store(targets.data());
     root.store(roots.data());
@@ -489,17 +457,16 @@ class MarginalGaussianization {
     constexpr Index block = 64;  // registers that stay in the first-level cache while the kernels come by
     std::array<Register, block> arrived;
     for (Index d = 0; d < dim(); ++d)
-      for (Index first = 0; first < x.rows(); first += block * width) {
-        const Index rows = std::min(block * width, x.rows() - first), count = registers(rows);
-        for_each_register(rows, [&](const Part& p) {
-          const Part part{first + p.first, p.count};
+      for_each_group<S>(x.rows(), block, [&](const PartGroup<S>& group) {
+        group.for_each([&](std::size_t i, const Part<S>& part) {
           const auto [along, d_log_f] = arriving(part, d);
           if (gradient)
-            arrived[at(p.first / width)] = {part.load(x, d), part.load(cache.over_density.view(), d),
-                                            exp_negative(-part.load(cache.shift.view(), d)), along, d_log_f};
+            arrived[i] = {part.load(column(x, d)), part.load(column(cache.over_density.view(), d)),
+                          exp_negative(-part.load(column(cache.shift.view(), d))), along, d_log_f};
         });
-        if (!gradient) continue;
-        const S* const near_sides = this->near_sides(Part{first, width}, d, cache);
+        if (!gradient) return;
+        const Index count = part_count<S>(group.count);
+        const S* const near_sides = this->near_sides(group.first, d, cache);
         const S* ahead = near_sides + count * kernels() * width;  // of the next block, if there is one: not read
         for (Index k = 0; k < kernels(); ++k) {
           const Lanes<S> mean(parameters_.mean(k, d)), inverse(cache.inverse_bandwidth.view()(k, d));
@@ -517,7 +484,7 @@ class MarginalGaussianization {
           gradient->mean(k, d) -= sum(mean_sum);
           gradient->log_bandwidth(k, d) -= sum(log_bandwidth_sum);
         }
-      }
+      });
   }
 
   static S sum(Lanes<S> lanes) { return Eigen::internal::predux(lanes.p); }

@@ -13,6 +13,7 @@
 /// NaN gives NaN, and infinities give the limits; a limit of zero may come out as a number below the smallest normal
 /// one.
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -88,14 +89,74 @@ void elementwise(Index n, F f, S* out, const In*... in) {
   std::memcpy(out + i, part, count * sizeof(S));
 }
 
+/// Consecutive values of a range that fill a register; the last ones of the range may fill it in part.
+template <Real S>
+struct Part {
+  Index first, count;
+
+  /// Those of the range that begins there, and zeros beyond.
+  [[nodiscard]] Lanes<S> load(const S* range) const {
+    if (count == Lanes<S>::size) [[likely]]
+      return Lanes<S>::load(range + first);
+    S padded[Lanes<S>::size] = {};
+    for (Index i = 0; i < count; ++i) padded[i] = range[first + i];
+    return Lanes<S>::load(padded);
+  }
+  void store(Lanes<S> lanes, S* range) const {
+    if (count == Lanes<S>::size) [[likely]]
+      return lanes.store(range + first);
+    S padded[Lanes<S>::size];
+    lanes.store(padded);
+    for (Index i = 0; i < count; ++i) range[first + i] = padded[i];
+  }
+};
+
+/// The number of parts of a range of n values.
+template <Real S>
+constexpr Index part_count(Index n) {
+  return (n + Lanes<S>::size - 1) / Lanes<S>::size;
+}
+
+/// Calls f(part) for all parts of a range of n values.
+template <Real S, class F>
+void for_each_part(Index n, F&& f) {
+  for (Index i = 0; i < n; i += Lanes<S>::size) f(Part<S>{i, std::min(Lanes<S>::size, n - i)});
+}
+
+/// Parts that take the steps of a long computation one after another: one alone would wait for its own results.
+template <Real S>
+struct PartGroup {
+  Index first, count;  ///< of its values
+
+  /// Calls step(number in the group, part) for each of its parts.
+  template <class F>
+  void for_each(F&& step) const {
+    for (Index i = 0; i < count; i += Lanes<S>::size)
+      step(static_cast<std::size_t>(i / Lanes<S>::size), Part<S>{first + i, std::min(Lanes<S>::size, count - i)});
+  }
+};
+
+/// Calls f(group) for groups of `parts` parts of a range of n values; the last one may have less.
+template <Real S, class F>
+void for_each_group(Index n, Index parts, F&& f) {
+  const Index most = parts * Lanes<S>::size;
+  for (Index i = 0; i < n; i += most) f(PartGroup<S>{i, std::min(most, n - i)});
+}
+
 /// Where `mask` is set a, elsewhere b.
 template <Real S>
 Lanes<S> select(Lanes<S> mask, Lanes<S> a, std::type_identity_t<Lanes<S>> b) {
   return Lanes<S>::of(Eigen::internal::pselect(mask.p, a.p, b.p));
 }
 
+/// Whether a mask is set in some lane.
 template <Real S>
-bool all(Lanes<S> mask) {
+bool any_lane(Lanes<S> mask) {
+  return Eigen::internal::predux_any(mask.p);
+}
+/// Whether a mask is set in every lane.
+template <Real S>
+bool all_lanes(Lanes<S> mask) {
   return !Eigen::internal::predux_any(Eigen::internal::pandnot(Eigen::internal::ptrue(mask.p), mask.p));
 }
 
@@ -177,11 +238,11 @@ Lanes<S> log(Lanes<S> x) {
     const Lanes<S> of_mantissa = f + multiply_add(S(-0.5) * f, f, rest * square * f);
     const Lanes<S> y = multiply_add(n, Lanes<S>(S(0.69314718055994530942)), of_mantissa);
     // infinite, NaN, less than the smallest normal number
-    const Packet unusual = e::por(e::pcmp_lt_or_nan(x.p, e::pset1<Packet>(std::numeric_limits<S>::min())),
-                                  e::pcmp_lt_or_nan(e::pset1<Packet>(std::numeric_limits<S>::max()), x.p));
-    if (!e::predux_any(unusual)) [[likely]]
+    const auto unusual = Lanes<S>::of(e::por(e::pcmp_lt_or_nan(x.p, e::pset1<Packet>(std::numeric_limits<S>::min())),
+                                             e::pcmp_lt_or_nan(e::pset1<Packet>(std::numeric_limits<S>::max()), x.p)));
+    if (!any_lane(unusual)) [[likely]]
       return y;
-    return select(Lanes<S>::of(unusual), Lanes<S>::of(e::plog(x.p)), y);
+    return select(unusual, Lanes<S>::of(e::plog(x.p)), y);
   } else {
     return Lanes<S>::of(Eigen::internal::plog(x.p));
   }

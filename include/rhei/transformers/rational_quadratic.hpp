@@ -163,42 +163,8 @@ class RationalQuadratic {
  private:
   using L = Lanes<S>;
 
-  /// Consecutive elements that fill a register; the last of a batch may fill it in part.
-  struct Part {
-    Index first, count;
-
-    [[nodiscard]] L load(const S* column) const {
-      if (count == L::size) [[likely]]
-        return L::load(column + first);
-      S values[L::size] = {};
-      for (Index i = 0; i < count; ++i) values[i] = column[first + i];
-      return L::load(values);
-    }
-    void store(L value, S* column) const {
-      if (count == L::size) [[likely]]
-        return value.store(column + first);
-      S values[L::size];
-      value.store(values);
-      for (Index i = 0; i < count; ++i) column[first + i] = values[i];
-    }
-  };
-  template <class F>
-  static void for_each_part(Index n, F f) {
-    for (Index i = 0; i < n; i += L::size) f(Part{i, std::min(L::size, n - i)});
-  }
-
-  /// So many registers take each step of the formulas one after another: alone, each would wait for itself.
+  /// Registers of elements that take each step of the formulas one after another.
   static constexpr Index kTogether = 4;
-  /// Calls f(step) for groups of so many parts, where step(g) calls g(number, part) for each of the group.
-  template <class F>
-  static void for_each_group(Index n, F f) {
-    for (Index first = 0; first < n; first += kTogether * L::size)
-      f([&](auto g) {
-        for_each_part(std::min(n - first, kTogether * L::size), [&](const Part& part) {
-          g(static_cast<std::size_t>(part.first / L::size), Part{first + part.first, part.count});
-        });
-      });
-  }
 
   /// The knots of one side: z_k = -B + even * k + free * share * (sum of the first k exponentials).
   struct Side {
@@ -268,7 +234,7 @@ class RationalQuadratic {
     return {static_cast<S>(span * least), static_cast<S>(span * (1 - static_cast<double>(options_.bins) * least))};
   }
   /// exp(raw_j - max) of the K columns of `raw`, `stride` apart.
-  void exponentiate(const S* raw, Index stride, const Part& part, S* exponentials) const {
+  void exponentiate(const S* raw, Index stride, const Part<S>& part, S* exponentials) const {
     const Index bins = options_.bins;
     const bool clipped = is_clipped();
     const auto exponent_of = [&](Index j) {
@@ -285,18 +251,18 @@ class RationalQuadratic {
       exp_negative(L::load(exponentials + j * L::size) - largest, kLeast).store(exponentials + j * L::size);
   }
   /// The same for widths and heights.
-  void exponentiate(const ConstBatch<S>& raw, const Part& part, S* exponentials) const {
+  void exponentiate(const ConstBatch<S>& raw, const Part<S>& part, S* exponentials) const {
     const Index bins = options_.bins, n = raw.rows();
     exponentiate(raw.data(), n, part, exponentials);
     exponentiate(raw.data() + bins * n, n, part, exponentials + bins * L::size);
   }
   /// Where those of a part are.
-  S* exponentials_of(const Part& part, Cache& cache) const {
+  S* exponentials_of(const Part<S>& part, Cache& cache) const {
     return cache.exponentials.view().data() + (part.count == L::size ? 0 : 2 * options_.bins * L::size);
   }
 
   template <bool is_forward>
-  Bin find_bin(const ConstBatch<S>& raw, const Part& part, L in, const S* exponentials) const {
+  Bin find_bin(const ConstBatch<S>& raw, const Part<S>& part, L in, const S* exponentials) const {
     const Index bins = options_.bins;
     const S* const of_heights = exponentials + bins * L::size;
     L all_widths(0), all_heights(0);
@@ -401,11 +367,11 @@ class RationalQuadratic {
   template <bool is_forward>
   void evaluate(Batch<S> raw, ConstValues<S> in, Values<S> out, Values<S> log_slope, Cache& cache) const {
     cache.exponentials.resize(L::size, 4 * options_.bins);
-    S* slopes = cache.slopes.resize(2 * L::size, (in.size() + L::size - 1) / L::size).data();
+    S* slopes = cache.slopes.resize(2 * L::size, part_count<S>(in.size())).data();
     std::array<Bin, kTogether> bins;
     std::array<L, kTogether> ratios;
-    for_each_group(in.size(), [&](auto step) {
-      step([&](std::size_t i, const Part& part) {
+    for_each_group<S>(in.size(), kTogether, [&](const PartGroup<S>& group) {
+      group.for_each([&](std::size_t i, const Part<S>& part) {
         S* const exponentials = exponentials_of(part, cache);
         exponentiate(raw, part, exponentials);
         bins[i] = find_bin<is_forward>(raw, part, limited(part.load(in.data()), -bound(), bound()), exponentials);
@@ -414,11 +380,11 @@ class RationalQuadratic {
         S* const to = raw.data() + part.first;
         for (Index j = 0; j < columns; ++j) L::load(exponentials + j * L::size).store(to + j * stride);
       });
-      step([&](std::size_t i, const Part&) {
+      group.for_each([&](std::size_t i, const Part<S>&) {
         slope(bins[i].raw_0).store(slopes + 2 * L::size * i);
         slope(bins[i].raw_1).store(slopes + 2 * L::size * i + L::size);
       });
-      step([&](std::size_t i, const Part& part) {
+      group.for_each([&](std::size_t i, const Part<S>& part) {
         const Bin& bin = bins[i];
         const L slope_0 = L::load(slopes + 2 * L::size * i), slope_1 = L::load(slopes + 2 * L::size * i + L::size);
         const L given = part.load(in.data());
@@ -435,7 +401,7 @@ class RationalQuadratic {
                    out.data());
         ratios[i] = select(is_identity, L(1), at.s * at.N / (at.D * at.D));
       });
-      step([&](std::size_t i, const Part& part) {
+      group.for_each([&](std::size_t i, const Part<S>& part) {
         const L log_forward = log(ratios[i]), is_outside = L(bound()) < abs(part.load(in.data()));
         part.store(select(is_outside, outside(), is_forward ? log_forward : -log_forward) + bins[i].nan_or_zero,
                    log_slope.data());
@@ -448,7 +414,7 @@ class RationalQuadratic {
   void pull_back(const ConstBatch<S>& raw, ConstValues<S> in, Cache& cache, ConstValues<S> d_out,
                  ConstValues<S> d_log_slope, Values<S> d_in, Batch<S> d_raw) const {
     const S* const slopes = cache.slopes.view().data();
-    for_each_part(in.size(), [&](Part part) {
+    for_each_part<S>(in.size(), [&](const Part<S>& part) {
       const L given = part.load(in.data()), inner = limited(given, -bound(), bound());
       const Index bins = options_.bins, stride = in.size();
       S* const exponentials = exponentials_of(part, cache);
