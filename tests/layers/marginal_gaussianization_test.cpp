@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numbers>
+#include <rhei/core/chain.hpp>
 #include <rhei/layers/marginal_gaussianization.hpp>
+#include <tuple>
 
 #include "support/catch.hpp"
 #include "support/conformance.hpp"
@@ -180,6 +182,125 @@ TEMPLATE_TEST_CASE("MarginalGaussianization has its formula's gradients in tails
       }
       CHECK(double(d_x(i, 0)) == Approx(by(6)).epsilon(tolerance).margin(tolerance));
     }
+}
+
+TEMPLATE_TEST_CASE("MarginalGaussianization goes back through its forward as the inverse function does",
+                   "[gaussianization]", RHEI_TEST_SCALARS) {
+  using S = TestType;
+  const auto layer = with_kernels<S>({S(-1), S(0.5), S(2)}, {S(-1), S(-3), S(-2)});
+  Matrix<S> z(9, 1);
+  z << S(-6), S(-3), S(-1), S(-0.2), S(0), S(0.7), S(2), S(4), S(9);
+  const Index n = z.rows();
+  Matrix<S> x(n, 1), z_again(n, 1), d_out(n, 1), d_in(n, 1), of_one(n, 1);
+  Vector<S> log_det = Vector<S>::Zero(n), unused = log_det;
+  typename MarginalGaussianization<S>::Cache cache, cache_back;
+  layer.forward({}, z, x, log_det, cache);
+  layer.inverse({}, x, z_again, unused, cache_back);
+  for (Index i = 0; i < n; ++i)
+    for (const bool of_x : {true, false}) {
+      CAPTURE(z(i, 0), of_x);
+      // dx = -dz / slope; and log_det of forward is -l(x(z)), where l is that of inverse
+      const auto pulled_back = [&](S d_latent, S d_l) {
+        auto gradient = layer.make_gradient();
+        Vector<S> d_log_det = Vector<S>::Zero(n);
+        d_out.setZero();
+        d_out(i, 0) = d_latent;
+        d_log_det[i] = d_l;
+        Batch<S> out(of_one);
+        layer.inverse_pullback({}, x, z_again, cache_back, d_out, d_log_det, &out, nullptr, &gradient);
+        return std::tuple(gradient.mean, gradient.log_bandwidth, of_one(i, 0));
+      };
+      const auto [z_mean, z_log_bandwidth, slope] = pulled_back(1, 0);
+      const auto [l_mean, l_log_bandwidth, l_slope] = pulled_back(0, 1);
+      const S arrives = of_x ? S(1) : -l_slope, own = of_x ? S(0) : S(-1);
+      auto gradient = layer.make_gradient();
+      Vector<S> d_log_det = Vector<S>::Zero(n);
+      d_out.setZero();
+      (of_x ? d_out(i, 0) : d_log_det[i]) = 1;
+      Batch<S> in(d_in);
+      layer.forward_pullback({}, z, x, cache, d_out, d_log_det, &in, nullptr, &gradient);
+      const double tolerance = std::same_as<S, float> ? 1e-3 : 1e-10;
+      CHECK(double(d_in(i, 0)) == Approx(double(arrives / slope)).epsilon(tolerance).margin(tolerance));
+      for (Index k = 0; k < 3; ++k) {
+        const S mean = own * l_mean(k, 0) - arrives / slope * z_mean(k, 0);
+        const S log_bandwidth = own * l_log_bandwidth(k, 0) - arrives / slope * z_log_bandwidth(k, 0);
+        CHECK(double(gradient.mean(k, 0)) == Approx(double(mean)).epsilon(tolerance).margin(tolerance));
+        CHECK(double(gradient.log_bandwidth(k, 0)) ==
+              Approx(double(log_bandwidth)).epsilon(tolerance).margin(tolerance));
+      }
+    }
+}
+
+// More rows than are pulled back at a time, and of them not a whole number of registers.
+TEMPLATE_TEST_CASE("MarginalGaussianization adds up the gradients of any number of rows", "[gaussianization]",
+                   RHEI_TEST_SCALARS) {
+  using S = TestType;
+  const MarginalGaussianization<S> layer(2, 5);
+  const Index n = 1101, first = 403;
+  Matrix<S> x(n, 2), d_z(n, 2);
+  Vector<S> d_log_det(n);
+  Rng rng(8);
+  rng.fill_normal(x);
+  rng.fill_normal(d_z);
+  rng.fill_normal(d_log_det);
+  auto whole = layer.make_gradient(), parts = layer.make_gradient();
+  const auto add = [&](Index from, Index rows, auto& gradient) {
+    const Matrix<S> in = x.middleRows(from, rows), d_out = d_z.middleRows(from, rows);
+    Matrix<S> z(rows, 2), d_x(rows, 2);
+    Vector<S> log_det = Vector<S>::Zero(rows);
+    const Vector<S> d_l = d_log_det.segment(from, rows);
+    typename MarginalGaussianization<S>::Cache cache;
+    layer.inverse({}, in, z, log_det, cache);
+    Batch<S> out(d_x);
+    layer.inverse_pullback({}, in, z, cache, d_out, d_l, &out, nullptr, &gradient);
+  };
+  add(0, n, whole);
+  for (Index from = 0; from < n; from += first) add(from, std::min(first, n - from), parts);
+  const double tolerance = std::same_as<S, float> ? 1e-4 : 1e-12;
+  CHECK((whole.mean - parts.mean).norm() < tolerance * parts.mean.norm());
+  CHECK((whole.log_bandwidth - parts.log_bandwidth).norm() < tolerance * parts.log_bandwidth.norm());
+}
+
+TEST_CASE("MarginalGaussianization refuses to go back where nothing was kept", "[gaussianization]") {
+  const MarginalGaussianization<double> layer(1, 3);
+  const Matrix<double> x = Matrix<double>::Ones(4, 1);
+  Matrix<double> z(4, 1), d_x(4, 1);
+  Vector<double> log_det = Vector<double>::Zero(4);
+  MarginalGaussianization<double>::Cache cache;
+  layer.inverse({}, x, z, log_det, cache);
+  layer.inverse({.keep = Keep::nothing}, x, z, log_det, cache);
+  Batch<double> out(d_x);
+  CHECK(error_text<std::invalid_argument>(
+            [&] { layer.inverse_pullback({}, x, z, cache, z, log_det, &out, nullptr, nullptr); }) ==
+        "MarginalGaussianization, on the way back: what the cache holds is 0 x 1 (rows x columns), expected 4 x 1");
+}
+
+// What a repeated evaluation must keep follows from where the first one's memory lies, not from the second call.
+TEST_CASE("a repeated evaluation of a chain keeps what its pullback needs", "[gaussianization]") {
+  const Repeat chain(2, [](int) { return MarginalGaussianization<double>(1, 3); });
+  using Chain = std::remove_const_t<decltype(chain)>;
+  const Matrix<double> before = Matrix<double>::Constant(4, 1, 2), x = Matrix<double>::Constant(9, 1, -0.3);
+  const auto gradient_after = [&](auto evaluate) {
+    Chain::Cache cache;
+    Matrix<double> z(9, 1), d_x(9, 1);
+    Vector<double> log_det = Vector<double>::Zero(9);
+    evaluate(cache, z, log_det);
+    auto gradient = chain.make_gradient();
+    Batch<double> out(d_x);
+    const Matrix<double> d_z = Matrix<double>::Ones(9, 1);
+    const Vector<double> d_log_det = Vector<double>::Ones(9);
+    chain.inverse_pullback({}, x, z, cache, d_z, d_log_det, &out, nullptr, &gradient);
+    return d_x;
+  };
+  const auto plain =
+      gradient_after([&](auto& cache, auto& z, auto& log_det) { chain.inverse({}, x, z, log_det, cache); });
+  const auto repeated = gradient_after([&](auto& cache, auto& z, auto& log_det) {
+    Matrix<double> other(4, 1);
+    Vector<double> unused = Vector<double>::Zero(4);
+    chain.inverse({}, before, other, unused, cache);
+    chain.inverse({.repeat = true, .keep = Keep::output}, x, z, log_det, cache);
+  });
+  CHECK(plain == repeated);
 }
 
 // For one kernel the equation that `forward` solves is linear: x = mean + h log(Phi(z) / (1 - Phi(z))).

@@ -85,6 +85,9 @@ TEMPLATE_TEST_CASE("elementwise functions at the ends of the line", "[math]", RH
   CHECK(at<S>(logarithm, 1) == 0);
   CHECK(at<S>(logarithm, 0) == -inf);
   CHECK(at<S>(logarithm, inf) == inf);
+  const S subnormal = std::numeric_limits<S>::denorm_min(), log_subnormal = at<S>(logarithm, subnormal);
+  CHECK(log_subnormal <= at<S>(logarithm, tiny));
+  CHECK(log_subnormal >= std::log(subnormal) * (1 + std::numeric_limits<S>::epsilon()));
   for (const S none : {nan, S(-1), -tiny, -inf}) CHECK(std::isnan(at<S>(logarithm, none)));
   CHECK(at<S>([](L x) { return exp_negative(x, S(-60)); }, -1000) == at<S>([](L x) { return exp_negative(x); }, -60));
   check([](L x) { return sigmoid(x); }, 0, 1);

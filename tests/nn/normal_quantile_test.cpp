@@ -83,7 +83,8 @@ TEMPLATE_TEST_CASE("the Mills ratio is accurate to a few units in the last place
 TEMPLATE_TEST_CASE("the normal quantile is accurate in every tail", "[quantile]", RHEI_TEST_SCALARS) {
   using S = TestType;
   double worst = 0, worst_mills = 0;
-  for (const double lo : {-1.0, -30.0, -1e4, -1e9})
+  const double lowest = static_cast<double>(std::numeric_limits<S>::lowest()) / 2;
+  for (const double lo : {-1.0, -30.0, -1e4, -1e9, -1e18, -1e30, lowest})
     for (const S gap : numbers<S>(0, std::log(0.5) - lo)) {
       const S log_p = static_cast<S>(std::log(0.5)) - gap;
       const S x = value_at([](Lanes<S> l) { return normal_upper_quantile(l).value; }, log_p);

@@ -368,7 +368,9 @@ class Sequence {
   void evaluate_at(Index i, const Call<S>& call, Cache& cache, F&& f) const {
     at_layer(i, cache, [&](const auto& layer, auto& own) {
       if (call.repeat) recall(i, layer, own, cache);
-      f(layer, call_for(call, layer.context_dim()), own);
+      Call<S> own_call = call_for(call, layer.context_dim());
+      own_call.keep = cache.kept;
+      f(layer, own_call, own);
       if (cache.stored && !call.repeat)
         with_memory(i, layer, own, cache, [](const Buffer<S>& made, Buffer<S>& stored) { copy(made, stored); });
     });

@@ -59,15 +59,15 @@ class MarginalGaussianization {
   };
   using Gradient = Parameters;
   struct Cache {
+    SolveReport solve;            ///< of the last `forward`
     Buffer<S> inverse_bandwidth;  ///< K x D, 1 / h
     /// For each feature, register of samples and kernel a register: the smaller of s and 1 - s, times exp(shift), with
-    /// the sign of 1 - 2 s. This and what follows only where everything is kept.
+    /// the sign of 1 - 2 s. This and what follows are empty unless everything is kept.
     Buffer<S> near_sides;
     Buffer<S> shift;         ///< n x D, that of Sums
     Buffer<S> over_density;  ///< n x D, 1 / (K f exp(shift))
     Buffer<S> slope;         ///< n x D, dz/dx
     Buffer<S> bend;          ///< n x D, d log f / dx
-    SolveReport solve;       ///< of the last `forward`
   };
 
   /// Kernels at the quantiles of a normal distribution.
@@ -287,7 +287,7 @@ class MarginalGaussianization {
     const S* inverse = cache.inverse_bandwidth.view().data() + d * kernels();
     Lanes<S> largest(0), lower(0), upper(0), density(0), bend(0);
     for_each_kernel(d, x, S(0), cache, [&](Index k, Lanes<S> t, Lanes<S> e) {
-      largest = max(largest, e);
+      largest = larger(largest, e);
       const Lanes<S> far_side = S(1) / (e + S(1)), near_side = e * far_side;
       const auto left = t < S(0);
       if constexpr (kept) select(left, near_side, -near_side).store(near_sides + k * width);
@@ -355,10 +355,10 @@ class MarginalGaussianization {
     Batch<S> inverse = cache.inverse_bandwidth.resize(kernels(), dim());
     elementwise(
         log_bandwidth.size(), [](Lanes<S> h) { return exp(-h); }, inverse.data(), log_bandwidth.data());
-    if (call.keep != Keep::everything) return;
+    const Index kept = call.keep == Keep::everything ? rows : 0;
     for (Buffer<S>* buffer : {&cache.shift, &cache.over_density, &cache.slope, &cache.bend})
-      buffer->resize(rows, dim());
-    cache.near_sides.resize(kernels() * part_count<S>(rows) * width, dim());
+      buffer->resize(kept, dim());
+    cache.near_sides.resize(kernels() * part_count<S>(kept) * width, dim());
   }
 
   /// Cache::near_sides of the kernels of feature d at the register of samples that begins with `first`.
@@ -454,6 +454,8 @@ class MarginalGaussianization {
     struct Register {
       Lanes<S> sample, over_density, at_shift, along, d_log_f;
     };
+    detail::check_shape("MarginalGaussianization, on the way back", "what the cache holds", cache.slope.view().rows(),
+                        cache.slope.view().cols(), x.rows(), dim());
     constexpr Index block = 64;  // registers that stay in the first-level cache while the kernels come by
     std::array<Register, block> arrived;
     for (Index d = 0; d < dim(); ++d)

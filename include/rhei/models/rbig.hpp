@@ -56,7 +56,7 @@ double advance(const MarginalGaussianization<S>& layer, Matrix<S>& x) {
     const Matrix<S> in = x.middleRows(first, std::min(chunk, x.rows() - first));
     Matrix<S> out(in.rows(), in.cols());
     Vector<S> log_det = Vector<S>::Zero(in.rows());
-    layer.inverse({}, in, out, log_det, cache);
+    layer.inverse({.keep = Keep::nothing}, in, out, log_det, cache);
     gain += log_det.template cast<double>().sum() +
             0.5 * (in.template cast<double>().squaredNorm() - out.template cast<double>().squaredNorm());
     x.middleRows(first, in.rows()) = out;

@@ -6,10 +6,9 @@
 ///
 /// Of up to four rows each entry is a dot product of a row and a column, both contiguous. Eight of them are summed at a
 /// time, which hides the latency of the additions: one row with eight columns, two with four, or four with two; or
-/// twelve, three with four, which load less for each that they sum. As many
-/// rows as a wide register holds, or nearly, are kept side by side in one, and each entry of the matrix is multiplied
-/// with all of them. Either way blocks of a few columns, of which the sweeps of MADE consist, cost no more than what
-/// they compute.
+/// twelve, three with four, which load less for each that they sum. As many rows as a wide register holds, or nearly,
+/// are kept side by side in one, and each entry of the matrix is multiplied with all of them. Either way blocks of a
+/// few columns, of which the sweeps of MADE consist, cost no more than what they compute.
 
 #include <algorithm>
 #include <array>

@@ -174,8 +174,14 @@ Lanes<S> abs(Lanes<S> x) {
 
 /// The larger of a and b; of a number and NaN it may be either.
 template <Real S>
-Lanes<S> max(Lanes<S> a, std::type_identity_t<Lanes<S>> b) {
+Lanes<S> larger(Lanes<S> a, std::type_identity_t<Lanes<S>> b) {
   return Lanes<S>::of(Eigen::internal::pmax(a.p, b.p));
+}
+
+/// The square root.
+template <Real S>
+Lanes<S> sqrt(Lanes<S> x) {
+  return Lanes<S>::of(Eigen::internal::psqrt(x.p));
 }
 
 /// e^x.
@@ -217,8 +223,9 @@ Lanes<S> exp_negative(Lanes<S> x, S least = std::same_as<S, float> ? S(-87.3366)
   }
 }
 
-/// The natural logarithm; NaN where x < 0, and that of the smallest normal number for smaller ones but 0. In float in
-/// two thirds of the time of Eigen's, which treats each value as if it might be none of the usual ones.
+/// The natural logarithm; NaN where x < 0. For numbers above 0 but below the smallest normal one it may be that of
+/// this. In float in two thirds of the time of Eigen's, which treats each value as if it might be none of the usual
+/// ones.
 template <Real S>
 Lanes<S> log(Lanes<S> x) {
   if constexpr (detail::has_vector_functions<S> && std::same_as<S, float>) {

@@ -28,11 +28,6 @@ namespace detail {
 
 inline constexpr double kLogSqrtTwoPi = 0.91893853320467274178;
 
-template <Real S>
-Lanes<S> square_root(Lanes<S> x) {
-  return Lanes<S>::of(Eigen::internal::psqrt(x.p));
-}
-
 }  // namespace detail
 
 /// The Mills ratio (1 - Phi(x)) / phi(x) of the standard normal for x >= 0, to a few units in the last place: from
@@ -80,7 +75,7 @@ void normal_upper_quantiles(std::size_t count, const std::array<Lanes<S>, n>& lo
   constexpr S infinity = std::numeric_limits<S>::infinity();
   std::array<Lanes<S>, n> log_mills;
   for (std::size_t i = 0; i < count; ++i) {
-    const Lanes<S> r = detail::square_root(S(-2) * log_p[i]);
+    const Lanes<S> r = sqrt(S(-2) * log_p[i]);
     const Lanes<S> near = select(r < S(1e6), r, S(1e6));  // its powers must not overflow
     quantiles[i].value =
         r - polynomial(near, {0.010328, 0.802853, 2.515517}) / polynomial(near, {0.001308, 0.189269, 1.432788, 1.0});
@@ -90,13 +85,16 @@ void normal_upper_quantiles(std::size_t count, const std::array<Lanes<S>, n>& lo
     for (std::size_t i = 0; i < count; ++i) log_mills[i] = log(quantiles[i].mills);
     for (std::size_t i = 0; i < count; ++i) {
       auto& [x, m] = quantiles[i];
-      // M'; far out x M - 1 is nothing but rounding, and M is 1 / x - 1 / x^3 + ...
-      const Lanes<S> slope = select(x < S(1e3), multiply_add(x, m, S(-1)), -(m * m));
+      // M' = x M - 1 and M'' = M + x M', which far out are nothing but rounding: there M is 1 / x - 1 / x^3 + ...
+      const auto near = x < S(1e3);
+      const Lanes<S> slope = select(near, multiply_add(x, m, S(-1)), -(m * m));
+      const Lanes<S> bend = select(near, multiply_add(x, slope, m), S(0));
       const Lanes<S> error = multiply_add(S(-0.5) * x, x, -log_p[i]) + (log_mills[i] - S(detail::kLogSqrtTwoPi));
       const Lanes<S> next = x + multiply_add(m * error, S(0.5) * slope * error, m * error);
-      // M by Taylor's series, with M'' = M + x M': the last step is below 5e-4, its third power nothing.
+      // M by Taylor's series: near, the last step is below 5e-4, and its third power nothing; far, it is a rounding of
+      // x
       const Lanes<S> moved = next - x;
-      m = multiply_add(moved, multiply_add(S(0.5) * moved, multiply_add(x, slope, m), slope), m);
+      m = multiply_add(moved, multiply_add(S(0.5) * moved, bend, slope), m);
       x = next;
     }
   }

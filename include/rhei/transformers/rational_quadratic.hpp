@@ -138,7 +138,7 @@ class RationalQuadratic {
   }
 
   /// 2 K exponentials and a fraction per element. Unless the map is clipped, the exponentials take the place of the raw
-  /// widths and heights.
+  /// widths and heights of all elements but the last ones, which fill no register.
   void forward(Batch<S> raw, ConstValues<S> z, Values<S> x, Values<S> log_slope, Cache& cache) const {
     evaluate<true>(raw, z, x, log_slope, cache);
   }
@@ -227,8 +227,6 @@ class RationalQuadratic {
     return options_.tails == Tails::linear ? S(0) : std::numeric_limits<S>::quiet_NaN();
   }
 
-  static L sqrt(L x) { return L::of(Eigen::internal::psqrt(x.p)); }
-
   [[nodiscard]] Side side_of(double least) const {
     const double span = 2 * options_.bound;
     return {static_cast<S>(span * least), static_cast<S>(span * (1 - static_cast<double>(options_.bins) * least))};
@@ -245,7 +243,7 @@ class RationalQuadratic {
     for (Index j = 0; j < bins; ++j) {
       const L value = exponent_of(j);
       value.store(exponentials + j * L::size);
-      largest = max(largest, value);
+      largest = larger(largest, value);
     }
     for (Index j = 0; j < bins; ++j)
       exp_negative(L::load(exponentials + j * L::size) - largest, kLeast).store(exponentials + j * L::size);
