@@ -93,9 +93,10 @@ void elementwise(Index n, F f, S* out, const In*... in) {
 /// does without: what costs little would take half as long again.)
 template <Real S>
 struct Part {
-  Index first, count;
+  Index first;  ///< where in the range
+  Index count;  ///< how many of the register's lanes
 
-  /// Those of the range that begins there, and zeros beyond.
+  /// Those of the range that begins at `range`, and zeros beyond.
   [[nodiscard]] Lanes<S> load(const S* range) const {
     if (count == Lanes<S>::size) [[likely]]
       return Lanes<S>::load(range + first);
@@ -103,6 +104,7 @@ struct Part {
     for (Index i = 0; i < count; ++i) padded[i] = range[first + i];
     return Lanes<S>::load(padded);
   }
+  /// To the range that begins at `range`.
   void store(Lanes<S> lanes, S* range) const {
     if (count == Lanes<S>::size) [[likely]]
       return lanes.store(range + first);

@@ -62,7 +62,8 @@ Lanes<S> normal_log_upper_tail(Lanes<S> x) {
 /// A quantile, and the Mills ratio at its absolute value: but for the sign its derivative by the logarithm.
 template <Real S>
 struct NormalQuantile {
-  Lanes<S> value, mills;
+  Lanes<S> value;  ///< the quantile
+  Lanes<S> mills;  ///< the Mills ratio there
 };
 
 /// The x >= 0 that a standard normal exceeds with probability exp(log_p), for log_p <= log(1/2), which may be half
