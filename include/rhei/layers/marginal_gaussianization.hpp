@@ -296,7 +296,8 @@ class MarginalGaussianization {
       lower = lower + s;
       upper = upper + rest;
       const Lanes<S> per_bandwidth(inverse[k]);
-      density = multiply_add(bump, per_bandwidth, density);  // in so many words: rounded alike whatever is kept
+      // explicit: the compiler would fuse it or not by what else is made of bump, and the bits depend on what is kept
+      density = multiply_add(bump, per_bandwidth, density);
       if constexpr (kept) bend = multiply_add(bump * per_bandwidth * per_bandwidth, rest - s, bend);
     });
     const Lanes<S> close = Lanes<S>(S(4.54e-5)) < largest;  // exp(-10)

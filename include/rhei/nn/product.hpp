@@ -4,8 +4,8 @@
 /// \file
 /// Matrix products that allocate nothing. Every layer's products go through here.
 ///
-/// They are made by a kernel of our own (nn/product_kernel.hpp), stripe by stripe of the left factor's rows. A
-/// few rows, or the gradient of a few rows or columns, are products of a matrix and a vector instead, or dot products.
+/// They are made by a kernel of our own (nn/product_kernel.hpp), stripe by stripe of the left factor's rows. A few
+/// rows, or the gradient of a few rows or columns, are products of a matrix and a vector instead, or dot products.
 ///
 /// Arguments are column-major matrices or blocks of such (a row vector counts as a matrix of one row); the result must
 /// not overlap the factors.
